@@ -1,0 +1,5 @@
+"""The version, as the distribution states it."""
+
+from importlib.metadata import version
+
+VERSION = version("feedproxy")
