@@ -1,0 +1,1 @@
+"""Bluesky's servers, as clients see them."""

@@ -1,0 +1,174 @@
+"""HTTP to the servers of the network, within a deadline that no server can stretch.
+
+httpx's own timeouts are per read: a server that drips a byte at a time holds a request for as long as it
+likes. And a request cancelled from outside leaks its place in httpcore's pool. So every read, write and
+connect is clamped to the deadline of the request it serves, and nobody cancels a request.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import httpcore
+import httpx
+
+from proxy.clock import Clock
+
+# A request and the reads of its body happen in one task, connections are shared by many: what is being
+# served is known to the task only.
+_deadline: ContextVar[float] = ContextVar("deadline")
+
+_NEVER = float("inf")
+
+
+def within(deadline: float) -> dict[str, Any]:
+    """The `extensions` of a request that must be over, body included, by the steady instant `deadline`."""
+    return {"deadline": deadline}
+
+
+class DeadlineTransport(httpx.AsyncBaseTransport):
+    """An httpx transport over an httpcore pool, whose requests end at their deadline.
+
+    Requests name it by `extensions=within(deadline)`. Raises what httpx's own transport raises. Environment
+    proxies play no part.
+    """
+
+    def __init__(self, clock: Clock, *, max_connections: int, ssl_context: ssl.SSLContext | None = None) -> None:
+        self._pool = httpcore.AsyncConnectionPool(
+            ssl_context=ssl_context or httpx.create_ssl_context(trust_env=False),
+            max_connections=max_connections,
+            max_keepalive_connections=max_connections,
+            keepalive_expiry=30.0,
+            network_backend=_ClampedBackend(clock),
+        )
+        self._clock = clock
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Send `request`; its deadline holds until the body of the answer has been read."""
+        _deadline.set(request.extensions.get("deadline", _NEVER))
+        with _translated():
+            left_s = _left_s(self._clock, httpcore.PoolTimeout)
+            response = await self._pool.handle_async_request(
+                httpcore.Request(
+                    method=request.method,
+                    url=httpcore.URL(
+                        scheme=request.url.raw_scheme,
+                        host=request.url.raw_host,
+                        port=request.url.port,
+                        target=request.url.raw_path,
+                    ),
+                    headers=request.headers.raw,
+                    content=request.stream,
+                    extensions={"timeout": {"pool": left_s}},
+                )
+            )
+        return httpx.Response(
+            response.status,
+            headers=response.headers,
+            stream=_Body(response),
+            extensions=response.extensions,
+        )
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        await self._pool.aclose()
+
+
+class _Body(httpx.AsyncByteStream):
+    def __init__(self, response: httpcore.Response) -> None:
+        self._response = response
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        with _translated():
+            async for part in self._response.aiter_stream():
+                yield part
+
+    async def aclose(self) -> None:
+        await self._response.aclose()
+
+
+class _ClampedStream(httpcore.AsyncNetworkStream):
+    def __init__(self, stream: httpcore.AsyncNetworkStream, clock: Clock) -> None:
+        self._stream = stream
+        self._clock = clock
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109
+        return await self._stream.read(max_bytes, _left_s(self._clock, httpcore.ReadTimeout))
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109
+        await self._stream.write(buffer, _left_s(self._clock, httpcore.WriteTimeout))
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+    async def start_tls(
+        self,
+        ssl_context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109
+    ) -> httpcore.AsyncNetworkStream:
+        left_s = _left_s(self._clock, httpcore.ConnectTimeout)
+        return _ClampedStream(await self._stream.start_tls(ssl_context, server_hostname, left_s), self._clock)
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._stream.get_extra_info(info)
+
+
+class _ClampedBackend(httpcore.AsyncNetworkBackend):
+    def __init__(self, clock: Clock) -> None:
+        self._backend = httpcore.AnyIOBackend()
+        self._clock = clock
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,  # noqa: ASYNC109
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        left_s = _left_s(self._clock, httpcore.ConnectTimeout)
+        stream = await self._backend.connect_tcp(host, port, left_s, local_address, socket_options)
+        return _ClampedStream(stream, self._clock)
+
+    async def sleep(self, seconds: float) -> None:
+        await self._backend.sleep(seconds)
+
+
+def _left_s(clock: Clock, timed_out: type[httpcore.TimeoutException]) -> float | None:
+    deadline = _deadline.get()
+    if deadline == _NEVER:
+        return None
+    left_s = deadline - clock.steady()
+    if left_s <= 0:
+        raise timed_out("the deadline has passed")
+    return left_s
+
+
+_TRANSLATIONS: tuple[tuple[type[Exception], type[httpx.TransportError]], ...] = (
+    (httpcore.ConnectTimeout, httpx.ConnectTimeout),
+    (httpcore.PoolTimeout, httpx.PoolTimeout),
+    (httpcore.WriteTimeout, httpx.WriteTimeout),
+    (httpcore.TimeoutException, httpx.ReadTimeout),
+    (httpcore.ConnectError, httpx.ConnectError),
+    (httpcore.WriteError, httpx.WriteError),
+    (httpcore.NetworkError, httpx.ReadError),
+    (httpcore.RemoteProtocolError, httpx.RemoteProtocolError),
+    (httpcore.ProtocolError, httpx.LocalProtocolError),
+    (httpcore.UnsupportedProtocol, httpx.UnsupportedProtocol),
+)
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        for theirs, ours in _TRANSLATIONS:
+            if isinstance(error, theirs):
+                raise ours(str(error)) from error
+        raise

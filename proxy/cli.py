@@ -1,0 +1,82 @@
+"""Commands and exit codes: 0 done, 1 failed or found trouble, 2 wrong use.
+
+Each command imports what it needs when it runs, so that none waits for what the others need.
+"""
+
+# ruff: noqa: PLC0415 - that is what the imports inside functions are for
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from proxy.errors import FeedproxyError, UsageError
+
+app = typer.Typer(
+    name="feedproxy",
+    help="A caching reverse proxy for Bluesky feed widgets, and the queue that posts back.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it with the option's value
+    if wanted:
+        from proxy.version import VERSION
+
+        typer.echo(f"feedproxy {VERSION}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    *,
+    _version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on. [FEEDPROXY_HOST]")] = None,
+    port: Annotated[int | None, typer.Option(help="Port; 0 takes a free one. [FEEDPROXY_PORT]")] = None,
+    workers: Annotated[int | None, typer.Option(help="Web processes. [FEEDPROXY_WORKERS]")] = None,
+) -> None:
+    """Run the proxy on this host until told to stop."""
+    from proxy.settings import load_settings
+
+    settings = load_settings(os.environ, host=host, port=port, workers=workers)
+
+    from proxy import supervisor, telemetry
+
+    telemetry.configure_logging(settings, role="supervisor")
+    supervisor.serve(settings, os.environ)
+
+
+@app.command()
+def config() -> None:
+    """Print the settings in effect, secrets masked."""
+    from proxy.settings import load_settings
+
+    for name, value in load_settings(os.environ).effective().items():
+        typer.echo(f"{name}={value}")
+
+
+def main() -> None:
+    """The command `feedproxy`."""
+    try:
+        app()
+    except FeedproxyError as error:
+        sys.stderr.write(f"feedproxy: {error}\n")
+        sys.exit(2 if isinstance(error, UsageError) else 1)
+
+
+if __name__ == "__main__":
+    main()

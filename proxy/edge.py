@@ -1,0 +1,255 @@
+"""The listener's limits: how large and slow a request may be, and how many connections there are.
+
+uvicorn accepts heads of any size at any pace and has no timer before a connection's first request; this is
+its HTTP protocol with bounds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import ipaddress
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from proxy.settings import IpNetwork
+
+MAX_HEAD_BYTES: Final = 16 * 1024
+HEAD_S: Final = 10.0
+BODY_S: Final = 30.0
+# After SIGTERM an idle connection may still bring a request that was under way.
+LINGER_S: Final = 0.25
+
+_LOOPBACK: Final = (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128"))
+
+
+@dataclass(slots=True, kw_only=True)
+class ConnectionLimits:
+    """How many connections there may be, in all and from one client.
+
+    A client is an IPv4 address or an IPv6 /64. Peers of this host, and those in `trusted` (proxies, which
+    speak for many), are bound by the total alone.
+    """
+
+    total: int
+    per_client: int
+    trusted: Sequence[IpNetwork] = ()
+    _open: int = 0
+    _by_client: Counter[str] = field(default_factory=Counter)
+
+    def admit(self, peer: str | None) -> bool:
+        """Count one more connection from `peer` (None: a unix socket); False if that is one too many."""
+        client = self._client(peer)
+        if self._open >= self.total or (client and self._by_client[client] >= self.per_client):
+            return False
+        self._open += 1
+        if client:
+            self._by_client[client] += 1
+        return True
+
+    def release(self, peer: str | None) -> None:
+        """A connection that was admitted has ended."""
+        client = self._client(peer)
+        self._open -= 1
+        if client:
+            self._by_client[client] -= 1
+            if not self._by_client[client]:
+                del self._by_client[client]
+
+    def _client(self, peer: str | None) -> str | None:
+        """The name under which `peer` is counted, None if it is not."""
+        if peer is None:
+            return None
+        try:
+            address = ipaddress.ip_address(peer.partition("%")[0])
+        except ValueError:
+            return None
+        if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
+            address = address.ipv4_mapped
+        if any(address.version == net.version and address in net for net in (*_LOOPBACK, *self.trusted)):
+            return None
+        if isinstance(address, ipaddress.IPv6Address):
+            return str(ipaddress.ip_network((address, 64), strict=False))
+        return str(address)
+
+
+class EdgeConfig(uvicorn.Config):
+    """uvicorn's configuration with the limits that EdgeProtocol keeps."""
+
+    def __init__(self, app: Any, *, limits: ConnectionLimits, **options: Any) -> None:
+        super().__init__(app, http=EdgeProtocol, **options)
+        self.limits = limits
+
+
+class _Part(enum.Enum):
+    IDLE = enum.auto()
+    HEAD = enum.auto()
+    BODY = enum.auto()
+
+
+class _HeadTooLarge(Exception):
+    """The head of a request exceeds MAX_HEAD_BYTES."""
+
+
+class EdgeProtocol(HttpToolsProtocol):
+    """One connection: uvicorn's httptools protocol within the limits of its EdgeConfig."""
+
+    def __init__(
+        self,
+        config: EdgeConfig,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._limits = config.limits
+        self._peer: str | None = None
+        self._admitted = False
+        self._draining = False
+        self._part = _Part.IDLE
+        self._head_bytes = 0  # of the head's lines that are complete
+        self._unparsed_bytes = 0  # received since the head began, in reads that did not complete it
+        self._began = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._timed_part: _Part | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Refuse the connection if there are too many."""
+        super().connection_made(transport)
+        self._peer = self.client[0] if self.client else None
+        self._admitted = self._limits.admit(self._peer)
+        if self._admitted:
+            self._watch(_Part.HEAD)
+        else:
+            self._end_with(503, "UpstreamUnavailable", "too many connections", b"retry-after: 1\r\n")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Give the connection's place back."""
+        self._unwatch()
+        if self._admitted:
+            self._admitted = False
+            self._limits.release(self._peer)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse, and see whether the request keeps within size and time."""
+        if not self._admitted or self.transport.is_closing():
+            return
+        self._began = False
+        super().data_received(data)
+        if self.transport.is_closing():
+            return
+        if self._part is _Part.HEAD:
+            self._unparsed_bytes += 0 if self._began else len(data)
+            if self._unparsed_bytes > MAX_HEAD_BYTES:
+                self._refuse_head()
+                return
+        self._watch_progress()
+
+    def on_message_begin(self) -> None:
+        """A head begins."""
+        super().on_message_begin()
+        self._part, self._began = _Part.HEAD, True
+        self._head_bytes = self._unparsed_bytes = 0
+
+    def on_url(self, url: bytes) -> None:
+        """Count the request line."""
+        self._count(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Count a header line."""
+        self._count(len(name) + len(value) + 4)
+        super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """The head is there; while draining, its answer is the last on this connection."""
+        self._part = _Part.BODY
+        super().on_headers_complete()
+        if self._draining and self.cycle is not None:
+            self.cycle.keep_alive = False
+
+    def on_message_complete(self) -> None:
+        """The body is there as well."""
+        self._part = _Part.IDLE
+        super().on_message_complete()
+
+    def shutdown(self) -> None:
+        """Drain: answer what is under way or just about to arrive, then close."""
+        self._draining = True
+        if self.cycle is None or self.cycle.response_complete:
+            self.loop.call_later(LINGER_S, self._close_if_idle)
+        else:
+            self.cycle.keep_alive = False
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no HTTP, in the shape of XRPC errors."""
+        if self._head_bytes > MAX_HEAD_BYTES:
+            self._refuse_head()
+        else:
+            self._end_with(400, "InvalidRequest", msg)
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Who asks for another protocol gets HTTP; that is no matter for the log."""
+
+    def _count(self, line_bytes: int) -> None:
+        self._head_bytes += line_bytes
+        if self._head_bytes > MAX_HEAD_BYTES:
+            raise _HeadTooLarge
+
+    def _refuse_head(self) -> None:
+        self._end_with(431, "InvalidRequest", f"the request head exceeds {MAX_HEAD_BYTES} bytes")
+
+    def _watch_progress(self) -> None:
+        """Time whatever the client owes us; while it waits for us there is no timer."""
+        answering = self.cycle is not None and not self.cycle.response_complete
+        if self._part is _Part.BODY:
+            self._watch(_Part.BODY)
+        elif self._part is _Part.HEAD or not (answering or self.timeout_keep_alive_task):
+            self._watch(_Part.HEAD)
+        else:
+            self._unwatch()
+
+    def _watch(self, part: _Part) -> None:
+        if self._timed_part is part:
+            return  # already running: further bytes buy no more time
+        self._unwatch()
+        self._timed_part = part
+        self._timer = self.loop.call_later(HEAD_S if part is _Part.HEAD else BODY_S, self._too_slow)
+
+    def _unwatch(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._timed_part = None
+
+    def _too_slow(self) -> None:
+        self._timer = self._timed_part = None
+        answering = self.cycle is not None and self.cycle.response_started
+        if self._part is _Part.IDLE or answering:
+            self.transport.close()
+        else:
+            self._end_with(408, "InvalidRequest", "the request took too long to arrive")
+
+    def _close_if_idle(self) -> None:
+        if self.cycle is None or self.cycle.response_complete:
+            self.transport.close()
+
+    def _end_with(self, status: int, code: str, message: str, more: bytes = b"") -> None:
+        """Answer below ASGI, and close."""
+        if self.transport.is_closing():
+            return
+        body = json.dumps({"error": code, "message": message}).encode()
+        head = (
+            b"content-type: application/json; charset=utf-8\r\nx-content-type-options: nosniff\r\n"
+            b"cache-control: no-store\r\naccess-control-allow-origin: *\r\nconnection: close\r\n"
+        )
+        length = f"content-length: {len(body)}\r\n\r\n".encode("ascii")
+        self.transport.write(b"".join((STATUS_LINE[status], head, more, length, body)))
+        self.transport.close()

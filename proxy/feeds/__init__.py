@@ -1,0 +1,1 @@
+"""The read path: feeds from the AppView, cached, collapsed and always there."""

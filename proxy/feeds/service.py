@@ -1,0 +1,246 @@
+"""The walk of a request: look up -> decide -> collapse -> forward -> store."""
+
+from __future__ import annotations
+
+import enum
+import itertools
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from proxy.bluesky.appview import AppView
+from proxy.clock import Clock
+from proxy.errors import UpstreamError, UpstreamFailure, UpstreamUnavailable
+from proxy.feeds.fill import Caches, Failed, Filled, Filler, Outcome, Unshared
+from proxy.feeds.flight import Flight, Flights
+from proxy.feeds.freshness import Freshness
+from proxy.feeds.held import Held
+from proxy.feeds.key import FeedKey
+from proxy.feeds.policy import FeedPolicy
+from proxy.resilience.limiter import Rank
+
+# How long a client waits for a refresh of a copy that is older than STALE_WHILE_REVALIDATE.
+OLD_PATIENCE_S: Final = 2.0
+# A flight ends by its own deadline; this is for what follows it and for a loop under load.
+_WAIT_MARGIN_S: Final = 1.0
+MAX_REFRESHES: Final = 500
+
+
+class Served(enum.Enum):
+    """Where an answer comes from."""
+
+    HIT = "hit"
+    STALE_WHILE_REVALIDATE = "stale-while-revalidate"
+    STALE_IF_ERROR = "stale-if-error"
+    FORWARDED = "forwarded"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What a question gets: a `held` answer, or an `error` where there is none; and how it came about.
+
+    `fwd` is why the upstream was asked (RFC 9211 §2.2), `fwd_status` what it said, `collapsed` that another
+    request had asked already.
+    """
+
+    served: Served
+    held: Held | None = None
+    error: UpstreamError | None = None
+    fwd: Literal["uri-miss", "stale"] | None = None
+    fwd_status: int | None = None
+    stored: bool = False
+    collapsed: bool = False
+    detail: str | None = None
+
+
+class FeedService:
+    """Answers questions from the caches, and sees to it that the caches are filled."""
+
+    def __init__(
+        self, filler: Filler, appview: AppView, caches: Caches, policy: FeedPolicy, clock: Clock
+    ) -> None:
+        self._filler = filler
+        self._appview = appview
+        self._caches = caches
+        self._policy = policy
+        self._clock = clock
+        max_age_s = policy.timeout_s + _WAIT_MARGIN_S
+        self._loads: Flights[_Found] = Flights(clock, max_age_s=max_age_s, crashed=lambda _: _Found(None))
+        self._fills: Flights[Outcome] = Flights(clock, max_age_s=max_age_s, crashed=_crashed)
+        self._numbers = itertools.count()
+
+    async def answer(self, key: FeedKey) -> Answer:
+        """The answer to `key`. Raises nothing: trouble is told in the answer."""
+        held = self._caches.memory.get(key.id)
+        if held is None or self._freshness(held) is Freshness.EXPIRED:
+            held = await self._load(key)
+        state = Freshness.EXPIRED if held is None else self._freshness(held)
+        if held is not None and state is Freshness.FRESH:
+            return Answer(served=Served.HIT, held=held)
+        if key.id in self._caches.unshared:
+            return await self._answer_alone(key, held, state)
+        if held is None or state is Freshness.EXPIRED:
+            return await self._miss(key, held)
+        if state is Freshness.OLD:
+            return await self._refreshed(key, held)
+        served = Served.HIT if state is Freshness.EARLY else Served.STALE_WHILE_REVALIDATE
+        trouble = self._trouble(key)
+        if trouble is None:
+            self._refresh(key, held)
+            return Answer(served=served, held=held)
+        if state is Freshness.EARLY:
+            return Answer(served=served, held=held)
+        return _stale(held, trouble)
+
+    async def close(self, grace_s: float) -> None:
+        """Let what is under way land for `grace_s` seconds."""
+        await self._loads.drain(grace_s)
+        await self._fills.drain(grace_s)
+
+    def _freshness(self, held: Held) -> Freshness:
+        return held.freshness(self._clock.steady(), self._policy.windows)
+
+    async def _load(self, key: FeedKey) -> Held | None:
+        """What level 2 has; many who ask at once cause one look-up."""
+
+        async def look_up() -> _Found:
+            return _Found(await self._filler.load(key))
+
+        flight, _ = self._loads.join(key.id, look_up)
+        try:
+            return (await self._loads.wait(flight, self._policy.timeout_s)).held
+        except UpstreamError:
+            return None
+
+    def _trouble(self, key: FeedKey) -> UpstreamError | None:
+        """Why the upstream is not to be asked for `key` now."""
+        failing = self._caches.failing.current(key.id)
+        if failing is not None:
+            return failing.error
+        closed_for_s = self._appview.closed_for_s()
+        if closed_for_s > 0:
+            return UpstreamUnavailable("the upstream is left alone", retry_after_s=closed_for_s)
+        return None
+
+    def _refresh(self, key: FeedKey, held: Held) -> None:
+        """One refresh in the background. The place is taken before anything is awaited."""
+        if len(self._fills) < MAX_REFRESHES:
+            self._join(key, held, Rank.REFRESH)
+
+    async def _refreshed(self, key: FeedKey, held: Held) -> Answer:
+        """A copy that is old: a refresh if it comes soon, else the copy."""
+        trouble = self._trouble(key)
+        if trouble is not None:
+            return _stale(held, trouble)
+        flight, started = self._join(key, held, Rank.REFRESH)
+        outcome = await self._wait(flight, OLD_PATIENCE_S)
+        if isinstance(outcome, Failed):
+            return _stale(held, outcome.error)
+        return await self._told(key, outcome, started=started, fwd="stale", fallback=held)
+
+    async def _miss(self, key: FeedKey, held: Held | None) -> Answer:
+        """Nothing to serve: the upstream decides. `held` is a negative answer that has expired, if any."""
+        failing = self._caches.failing.current(key.id)
+        if failing is not None:
+            left_s = failing.until - self._clock.steady()
+            return _failed(failing.error, retry_after_s=left_s, detail="failing")
+        gone = held if held is not None and held.entry.negative else None
+        flight, started = self._join(key, gone, self._rank(key))
+        outcome = await self._wait(flight, self._policy.timeout_s + _WAIT_MARGIN_S)
+        return await self._told(key, outcome, started=started, fwd="uri-miss", fallback=None)
+
+    async def _told(
+        self,
+        key: FeedKey,
+        outcome: Outcome,
+        *,
+        started: bool,
+        fwd: Literal["uri-miss", "stale"],
+        fallback: Held | None,
+    ) -> Answer:
+        match outcome:
+            case Filled(held, None):
+                return Answer(served=Served.HIT, held=held)
+            case Filled(held, status):
+                return Answer(
+                    served=Served.FORWARDED,
+                    held=held,
+                    fwd=fwd,
+                    fwd_status=status,
+                    stored=True,
+                    collapsed=not started,
+                )
+            case Unshared(held, reason) if started:
+                return Answer(
+                    served=Served.FORWARDED, held=held, fwd=fwd, fwd_status=held.entry.status, detail=reason
+                )
+            case Unshared():
+                # Meant for another: this one asks for itself.
+                state = Freshness.EXPIRED if fallback is None else self._freshness(fallback)
+                return await self._answer_alone(key, fallback, state)
+            case Failed(error):
+                return _failed(error, collapsed=not started) if fallback is None else _stale(fallback, error)
+
+    async def _answer_alone(self, key: FeedKey, held: Held | None, state: Freshness) -> Answer:
+        """A question whose answers must not be shared: each asker has a flight of its own."""
+        copy = held if state is not Freshness.EXPIRED else None
+        trouble = self._trouble(key)
+        if trouble is not None:
+            return _failed(trouble) if copy is None else _stale(copy, trouble)
+
+        async def fly() -> Outcome:
+            return await self._filler.fill(key, copy, self._rank(key))
+
+        flight, _ = self._fills.join(f"{key.id}\n#{next(self._numbers)}", fly)
+        outcome = await self._wait(flight, self._policy.timeout_s + _WAIT_MARGIN_S)
+        fwd: Literal["uri-miss", "stale"] = "uri-miss" if copy is None else "stale"
+        return await self._told(key, outcome, started=True, fwd=fwd, fallback=copy)
+
+    def _join(self, key: FeedKey, held: Held | None, rank: Rank) -> tuple[Flight[Outcome], bool]:
+        return self._fills.join(key.id, lambda: self._filler.fill(key, held, rank))
+
+    async def _wait(self, flight: Flight[Outcome], timeout_s: float) -> Outcome:
+        try:
+            return await self._fills.wait(flight, timeout_s)
+        except UpstreamError as error:
+            return Failed(error)
+
+    def _rank(self, key: FeedKey) -> Rank:
+        cursor = key.cursor
+        return Rank.MISS if cursor is None or cursor in self._caches.cursors else Rank.DOUBTFUL
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    held: Held | None
+
+
+def _crashed(error: Exception) -> Outcome:
+    return Failed(UpstreamFailure(f"the answer could not be processed ({type(error).__name__})"))
+
+
+def _stale(held: Held, trouble: UpstreamError) -> Answer:
+    return Answer(served=Served.STALE_IF_ERROR, held=held, fwd_status=trouble.upstream_status)
+
+
+def _failed(
+    error: UpstreamError,
+    *,
+    collapsed: bool = False,
+    retry_after_s: float | None = None,
+    detail: str | None = None,
+) -> Answer:
+    told = type(error)(
+        error.message,
+        upstream_status=error.upstream_status,
+        retry_after_s=error.retry_after_s if retry_after_s is None else retry_after_s,
+    )
+    refused_here = isinstance(error, UpstreamUnavailable) and error.upstream_status is None
+    return Answer(
+        served=Served.ERROR,
+        error=told,
+        fwd=None if detail or refused_here else "uri-miss",
+        fwd_status=error.upstream_status,
+        collapsed=collapsed,
+        detail=detail,
+    )

@@ -1,0 +1,1 @@
+"""Manners towards servers that are slow, busy or down."""

@@ -1,0 +1,220 @@
+"""The gate before the read upstream: nobody calls it but through here.
+
+It joins the rate limit, the concurrency bound, the breaker and the "not before" that the upstream asked for.
+`Gate` is what callers see; `LocalGate` keeps its state in this process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from proxy.clock import Clock
+from proxy.errors import UpstreamUnavailable
+from proxy.resilience.breaker import Admission, Breaker, BreakerPolicy, Phase
+from proxy.resilience.limiter import Bucket, Rank, Rate, ahead_of, next_rank
+
+# A client waits this long for an instant the upstream named; beyond it, it is told when to come back.
+PATIENCE_S = 1.0
+
+
+@dataclass(slots=True)
+class Pass:
+    """Leave to make one forward, retries included; say `alive` before handing it back."""
+
+    admission: Admission
+    alive: bool | None = None  # None: the upstream was never asked
+
+
+class Gate(Protocol):
+    """What decides whether and when the upstream is asked."""
+
+    def closed_for_s(self) -> float:
+        """Seconds for which every call would be refused at once; 0 when calls may go through."""
+
+    def forward(self) -> AbstractAsyncContextManager[Pass]:
+        """Leave for one forward, from the breaker. Raises UpstreamUnavailable while it is open."""
+
+    def attempt(self, rank: Rank, deadline: float) -> AbstractAsyncContextManager[None]:
+        """A turn for one request, waited for until the steady instant `deadline` at most.
+
+        Raises UpstreamUnavailable with the time to come back when no turn will come before then.
+        """
+
+    def hold_off(self, wait_s: float) -> None:
+        """The upstream wants nobody to call for `wait_s` seconds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatePolicy:
+    """The limits a gate keeps."""
+
+    rate: Rate
+    concurrency: int
+    breaker: BreakerPolicy
+
+
+_Turn = asyncio.Future[None]
+
+
+@dataclass(slots=True)
+class _Queues:
+    """Who waits for a turn, by rank, first come first. Those who gave up are done and count no more."""
+
+    by_rank: dict[Rank, deque[_Turn]] = field(default_factory=lambda: {rank: deque() for rank in Rank})
+    last: Rank = Rank.MISS
+
+    def counts(self) -> dict[Rank, int]:
+        for queue in self.by_rank.values():
+            while queue and queue[0].done():
+                queue.popleft()
+        return {rank: len(queue) for rank, queue in self.by_rank.items()}
+
+    def pop(self, rank: Rank) -> _Turn:
+        self.last = rank
+        return self.by_rank[rank].popleft()
+
+    def remove(self, rank: Rank, turn: _Turn) -> None:
+        if turn in self.by_rank[rank]:
+            self.by_rank[rank].remove(turn)
+
+
+class LocalGate:
+    """A gate whose state lives in this process."""
+
+    def __init__(self, policy: GatePolicy, clock: Clock) -> None:
+        self._policy = policy
+        self._clock = clock
+        self._bucket = Bucket(float(policy.rate.burst), clock.steady())
+        self._breaker = Breaker()
+        self._not_before = 0.0
+        self._running = 0
+        self._queues = _Queues()
+        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def phase(self) -> Phase:
+        """Where the breaker stands."""
+        return self._breaker.phase
+
+    def closed_for_s(self) -> float:
+        """See Gate."""
+        now = self._clock.steady()
+        return max(self._breaker.closed_for_s(now), self._not_before - now, 0.0)
+
+    def hold_off(self, wait_s: float) -> None:
+        """See Gate."""
+        self._not_before = max(self._not_before, self._clock.steady() + wait_s)
+        self._refuse_impatient()
+
+    @asynccontextmanager
+    async def forward(self) -> AsyncIterator[Pass]:
+        """See Gate."""
+        now, policy = self._clock.steady(), self._policy.breaker
+        self._breaker, admission = self._breaker.admit(now, policy)
+        if admission is Admission.REFUSE:
+            raise UpstreamUnavailable(
+                "the upstream has been failing and is left alone for a while",
+                retry_after_s=self._breaker.closed_for_s(now),
+            )
+        leave = Pass(admission)
+        try:
+            yield leave
+        finally:
+            now = self._clock.steady()
+            if leave.alive is None:
+                self._breaker = self._breaker.abandon(admission, now)
+            else:
+                self._breaker = self._breaker.record(admission, now, policy, alive=leave.alive)
+
+    @asynccontextmanager
+    async def attempt(self, rank: Rank, deadline: float) -> AsyncIterator[None]:
+        """See Gate."""
+        await self._wait_for_turn(rank, deadline)
+        try:
+            yield
+        finally:
+            self._leave()
+
+    async def _wait_for_turn(self, rank: Rank, deadline: float) -> None:
+        self._refuse_hopeless(rank, deadline)
+        turn: _Turn = asyncio.get_running_loop().create_future()
+        self._queues.by_rank[rank].append(turn)
+        self._let_in()
+        try:
+            async with asyncio.timeout(max(0.0, deadline - self._clock.steady())):
+                await turn
+        except TimeoutError:
+            # The turn may have come in the very instant in which the time was up.
+            if not _was_given(turn):
+                raise self._budget_spent(rank) from None
+        except asyncio.CancelledError:
+            if _was_given(turn):
+                self._leave()
+            raise
+        finally:
+            self._queues.remove(rank, turn)
+
+    def _leave(self) -> None:
+        self._running -= 1
+        self._let_in()
+
+    def _refuse_hopeless(self, rank: Rank, deadline: float) -> None:
+        now = self._clock.steady()
+        held_s = self._not_before - now
+        if held_s > PATIENCE_S or now + held_s > deadline:
+            raise _told_to_wait(held_s)
+        wait_s = self._bucket.wait_s(self._policy.rate, now, ahead_of(rank, self._queues.counts()))
+        if now + wait_s > deadline:
+            raise self._budget_spent(rank)
+
+    def _refuse_impatient(self) -> None:
+        """Whoever waits for a turn need not wait on for an instant that is too far."""
+        held_s = self._not_before - self._clock.steady()
+        if held_s <= PATIENCE_S:
+            return
+        for queue in self._queues.by_rank.values():
+            for turn in queue:
+                if not turn.done():
+                    turn.set_exception(_told_to_wait(held_s))
+            queue.clear()
+
+    def _budget_spent(self, rank: Rank) -> UpstreamUnavailable:
+        now = self._clock.steady()
+        wait_s = self._bucket.wait_s(self._policy.rate, now, ahead_of(rank, self._queues.counts()))
+        return UpstreamUnavailable("the budget of upstream requests is spent", retry_after_s=max(1.0, wait_s))
+
+    def _let_in(self) -> None:
+        """Give turns to those who wait, as far as bound, budget and "not before" allow."""
+        now = self._clock.steady()
+        while self._running < self._policy.concurrency and now >= self._not_before:
+            rank = next_rank(self._queues.counts(), self._queues.last)
+            if rank is None:
+                return
+            self._bucket, taken = self._bucket.take(self._policy.rate, now)
+            if not taken:
+                break
+            self._running += 1
+            self._queues.pop(rank).set_result(None)
+        self._wake_later(now)
+
+    def _wake_later(self, now: float) -> None:
+        """Look again when the next token or the end of the "not before" is due."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._running < self._policy.concurrency and any(self._queues.counts().values()):
+            due_s = max(self._bucket.wait_s(self._policy.rate, now), self._not_before - now, 0.001)
+            self._timer = asyncio.get_running_loop().call_later(due_s, self._let_in)
+
+
+def _told_to_wait(held_s: float) -> UpstreamUnavailable:
+    return UpstreamUnavailable("the upstream asked everyone to wait", retry_after_s=held_s)
+
+
+def _was_given(turn: _Turn) -> bool:
+    return turn.done() and not turn.cancelled() and turn.exception() is None

@@ -1,0 +1,285 @@
+"""The only place that builds and closes things in a process. Roles: web."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import os
+import random
+import resource
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import httpx
+import uvicorn
+import uvloop
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Mount
+from starlette.types import ASGIApp
+
+from proxy.bluesky.appview import AppView, RetryPolicy
+from proxy.bluesky.transport import DeadlineTransport
+from proxy.clock import Clock, SystemClock
+from proxy.control import ControlChannel
+from proxy.edge import ConnectionLimits, EdgeConfig
+from proxy.errors import FeedproxyError, UsageError
+from proxy.feeds.failing import FailingKeys
+from proxy.feeds.fill import Caches, Filler
+from proxy.feeds.headers import Manner
+from proxy.feeds.held import Held
+from proxy.feeds.memory import MemoryCache
+from proxy.feeds.policy import policy_of
+from proxy.feeds.recent import RecentSet
+from proxy.feeds.routes import FeedRoutes
+from proxy.feeds.service import FeedService
+from proxy.feeds.shared import SharedCache
+from proxy.feeds.wording import wording
+from proxy.ops.health import Finding, Health
+from proxy.resilience.breaker import BreakerPolicy, Phase
+from proxy.resilience.gate import GatePolicy, LocalGate
+from proxy.resilience.limiter import Rate
+from proxy.settings import Settings, load_settings
+from proxy.store.connection import Store, connect
+from proxy.telemetry import configure_logging, get_logger
+from proxy.version import VERSION
+
+MAX_CONNECTIONS: Final = 10_000
+MAX_CONNECTIONS_PER_CLIENT: Final = 100
+# Descriptors for everything that is not a client: upstream, store, files.
+_RESERVED_FILES: Final = 128
+_KEEP_ALIVE_S: Final = 30
+_DRAIN_S: Final = 7
+_LANDING_S: Final = 0.5
+_MAX_CURSORS: Final = 100_000
+
+_log = get_logger()
+
+
+@dataclass(slots=True, kw_only=True)
+class Process:
+    """What this process is doing, for the probes."""
+
+    control: ControlChannel | None = None
+    draining: bool = False
+
+    def ready(self) -> bool:
+        """Whether requests may come: all web processes of the host are up, and none is to go."""
+        return not self.draining and (self.control is None or self.control.complete)
+
+
+@contextlib.asynccontextmanager
+async def web_app(settings: Settings, clock: Clock, process: Process) -> AsyncIterator[ASGIApp]:
+    """Everything a web process consists of, closed at the end in the reverse order."""
+    policy = policy_of(settings)
+    draw = random.Random()  # noqa: S311  (jitter, not secrets)
+    async with contextlib.AsyncExitStack() as stack:
+        tasks = await stack.enter_async_context(asyncio.TaskGroup())
+        store = _store(settings, clock)
+        stack.push_async_callback(store.aclose)
+        client = await stack.enter_async_context(_upstream_client(settings, clock))
+        gate = LocalGate(_gate_policy(settings), clock)
+        retry = RetryPolicy(
+            attempts=settings.retry_max,
+            base_s=settings.retry_base_ms / 1000,
+            cap_s=settings.retry_cap_ms / 1000,
+        )
+        appview = AppView(client, gate, clock, retry, draw=draw)
+        caches = _caches(settings, clock, store)
+        filler = Filler(appview, caches, policy, clock, draw=draw, tasks=tasks)
+        service = FeedService(filler, appview, caches, policy, clock)
+        stack.push_async_callback(service.close, _LANDING_S)
+        health = Health(process.ready, lambda: _findings(store, gate, caches))
+        yield Starlette(
+            routes=[
+                *health.routes(),
+                Mount("/xrpc", FeedRoutes(service, _manner(settings), clock)),
+            ],
+            exception_handlers={404: _not_found, 405: _not_found},
+        )
+
+
+def _store(settings: Settings, clock: Clock) -> Store:
+    url = settings.store_url
+    if url is None:
+        raise UsageError("FEEDPROXY_REDIS_URL is not set, and there is no embedded store in this process")
+    return connect(url, clock)
+
+
+def _upstream_client(settings: Settings, clock: Clock) -> httpx.AsyncClient:
+    contact = f" ({settings.contact})" if settings.contact else ""
+    return httpx.AsyncClient(
+        base_url=settings.upstream,
+        transport=DeadlineTransport(clock, max_connections=settings.upstream_concurrency),
+        headers={"user-agent": f"feedproxy/{VERSION}{contact}"},
+        trust_env=False,
+    )
+
+
+def _gate_policy(settings: Settings) -> GatePolicy:
+    return GatePolicy(
+        rate=Rate(per_s=settings.upstream_rps, burst=settings.upstream_burst),
+        concurrency=settings.upstream_concurrency,
+        breaker=BreakerPolicy(
+            threshold=settings.breaker_threshold,
+            cooldown_s=settings.breaker_cooldown,
+            probe_s=settings.upstream_timeout,
+        ),
+    )
+
+
+def _caches(settings: Settings, clock: Clock, store: Store) -> Caches:
+    return Caches(
+        memory=MemoryCache[Held](settings.memory_mb * 1024 * 1024),
+        shared=SharedCache(store, clock, namespace=settings.namespace),
+        failing=FailingKeys(clock, longest_s=settings.negative_ttl),
+        unshared=RecentSet(clock, max_items=10_000, keep_s=settings.negative_ttl),
+        cursors=RecentSet(clock, max_items=_MAX_CURSORS, keep_s=settings.stale_if_error),
+    )
+
+
+def _manner(settings: Settings) -> Manner:
+    return Manner(
+        client_max_age_s=settings.client_max_age,
+        stale_if_error_s=settings.stale_if_error,
+        cors_origins=settings.cors_origins,
+        wording=wording(settings.feed_updated_lang),
+    )
+
+
+def _findings(store: Store, gate: LocalGate, caches: Caches) -> Iterator[Finding]:
+    if store.reachable:
+        yield Finding("store", "pass")
+    else:
+        yield Finding(
+            "store",
+            "warn",
+            "Redis does not answer: feeds are served from memory alone. See that it runs and is reachable.",
+        )
+    if gate.phase is Phase.CLOSED:
+        yield Finding("upstream", "pass")
+    else:
+        yield Finding(
+            "upstream",
+            "warn",
+            "The upstream has been failing; stored copies are served, and it is tried again by itself. "
+            "See FEEDPROXY_UPSTREAM and the network if this lasts.",
+        )
+    if len(caches.unshared):
+        yield Finding(
+            "storability",
+            "warn",
+            "The upstream forbids to store some answers (no-store, private or Vary): each of their readers "
+            "costs a request. See what stands between this host and the upstream.",
+        )
+
+
+async def _not_found(request: Request, error: Exception) -> Response:
+    status = getattr(error, "status_code", 404)
+    message = "no such page" if status == 404 else f"{request.method} is not possible here"
+    return JSONResponse(
+        {"error": "NotFound" if status == 404 else "InvalidRequest", "message": message},
+        status_code=status,
+        headers={"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"},
+    )
+
+
+def connection_limits(settings: Settings) -> ConnectionLimits:
+    """Limits that leave this process descriptors for everything else."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    files = MAX_CONNECTIONS if soft == resource.RLIM_INFINITY else soft - _RESERVED_FILES
+    return ConnectionLimits(
+        total=max(16, min(MAX_CONNECTIONS, files)),
+        per_client=MAX_CONNECTIONS_PER_CLIENT,
+        trusted=settings.trusted_proxies,
+    )
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, told when to stop by us alone."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+async def run_web(settings: Settings, listener: socket.socket, control: ControlChannel | None) -> None:
+    """Serve from `listener` until SIGTERM."""
+    process = Process(control=control)
+    async with web_app(settings, SystemClock(), process) as app:
+        server = _Server(
+            EdgeConfig(
+                app,
+                limits=connection_limits(settings),
+                lifespan="off",
+                ws="none",
+                log_config=None,
+                access_log=settings.access_log,
+                proxy_headers=False,
+                server_header=False,
+                timeout_keep_alive=_KEEP_ALIVE_S,
+                timeout_graceful_shutdown=_DRAIN_S,
+            )
+        )
+
+        def drain() -> None:
+            process.draining = True
+            server.should_exit = True
+
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, drain)
+        async with asyncio.TaskGroup() as tasks:
+            announcing = tasks.create_task(_announce(server, control))
+            await server.serve(sockets=[listener])
+            announcing.cancel()
+
+
+async def _announce(server: uvicorn.Server, control: ControlChannel | None) -> None:
+    """Tell the supervisor when this process accepts connections, and leave when it is gone."""
+    if control is None:
+        return
+    while not server.started:
+        await asyncio.sleep(0.005)
+    await control.send_ready()
+    await control.wait_closed()
+    # Nobody is left to restart or stop this process, nor to look after its store.
+    os._exit(1)
+
+
+async def _web(settings: Settings, listen_fd: int, control_fd: int | None) -> None:
+    listener = socket.socket(fileno=listen_fd)
+    listener.setblocking(False)  # noqa: FBT003
+    if control_fd is None:
+        await run_web(settings, listener, None)
+        return
+    async with ControlChannel(control_fd) as control:
+        await run_web(settings, listener, control)
+
+
+def main(argv: Iterable[str] | None = None) -> int:
+    """Entry point of a child process; its options come from the supervisor. Returns the exit code."""
+    parser = argparse.ArgumentParser(prog="proxy.runtime")
+    parser.add_argument("role", choices=["web"])
+    parser.add_argument("--listen-fd", type=int, required=True)
+    parser.add_argument("--control-fd", type=int)
+    parser.add_argument("--embedded", action="store_true")
+    options = parser.parse_args(None if argv is None else list(argv))
+    try:
+        settings = load_settings(os.environ)
+        configure_logging(settings, role=options.role)
+        uvloop.run(_web(settings, options.listen_fd, options.control_fd))
+    except FeedproxyError as error:
+        sys.stderr.write(f"feedproxy: {error}\n")
+        return 2 if isinstance(error, UsageError) else 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

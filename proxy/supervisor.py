@@ -1,0 +1,308 @@
+"""The processes of one host: embedded Valkey, web processes, and what happens when one of them dies."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import os
+import resource
+import signal
+import socket
+import sys
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from proxy.clock import Clock, SystemClock
+from proxy.control import ChildLink
+from proxy.errors import OperationalError
+from proxy.settings import PREFIX, Settings
+from proxy.store.datadir import data_dir_lock
+from proxy.store.embedded import EmbeddedValkey
+from proxy.telemetry import get_logger
+
+# -P: a directory called `proxy` where the operator happens to stand is not ours.
+CHILD_COMMAND = (sys.executable, "-P", "-m", "proxy.runtime")
+
+RESTART_FIRST_S = 0.1
+RESTART_MAX_S = 5.0
+STEADY_AFTER_S = 60.0
+# Together below the 10 s that a service manager's patience is counted in.
+DRAIN_S = 8.0
+STOP_S = 9.5
+HURRY_S = 1.0
+OPEN_FILES_MAX = 65_536
+BACKLOG = 2048
+
+
+class RestartDelay:
+    """How long to wait before a dead process is started again: doubling, until one has lived for a while."""
+
+    def __init__(self) -> None:
+        self._next_s = RESTART_FIRST_S
+
+    def after(self, lived_s: float) -> float:
+        """Seconds to wait, now that a process has died after `lived_s` seconds."""
+        if lived_s >= STEADY_AFTER_S:
+            self._next_s = RESTART_FIRST_S
+        delay_s = self._next_s
+        self._next_s = min(delay_s * 2, RESTART_MAX_S)
+        return delay_s
+
+
+@dataclass(eq=False, kw_only=True)
+class _Child:
+    """A running web process."""
+
+    slot: int  # from 0; stays with the process that replaces it
+    process: asyncio.subprocess.Process
+    link: ChildLink
+    ready: bool = False  # it accepts connections
+
+    def signal(self, number: signal.Signals) -> None:
+        if self.process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self.process.send_signal(number)
+
+
+class Supervisor:
+    """Keeps the processes of one host running until told to stop.
+
+    `listener` is the bound socket that all web processes accept from. `valkey` is None where the operator
+    runs a Redis. `child_command` is followed by the role and its options. Signals: SIGTERM and SIGINT stop, a
+    second one stops faster, SIGHUP goes on to the children.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        environ: Mapping[str, str],
+        *,
+        listener: socket.socket,
+        valkey: EmbeddedValkey | None,
+        child_command: Sequence[str] = CHILD_COMMAND,
+        clock: Clock | None = None,
+    ) -> None:
+        self._settings = settings
+        self._listener = listener
+        self._valkey = valkey
+        self._child_command = tuple(child_command)
+        self._child_environ = _child_environ(settings, environ, listener, valkey)
+        self._clock = clock or SystemClock()
+        self._log = get_logger()
+        self._children: set[_Child] = set()
+        self._stopping = asyncio.Event()
+        self._hurry = asyncio.Event()
+
+    def __repr__(self) -> str:
+        ready = sum(child.ready for child in self._children)
+        return f"<Supervisor of {self._settings.workers} web processes, {ready} ready>"
+
+    async def run(self) -> None:
+        """Start everything, keep it running, and return once all of it has stopped."""
+        with _signals({signal.SIGTERM: self.stop, signal.SIGINT: self.stop, signal.SIGHUP: self._reload}):
+            host, port = self._listener.getsockname()[:2]
+            self._log.info("listening", host=host, port=port, workers=self._settings.workers, pid=os.getpid())
+            async with asyncio.TaskGroup() as tasks:
+                web = tasks.create_task(self._run_web(), name="web")
+                if self._valkey is not None:
+                    tasks.create_task(self._keep("valkey", self._valkey.run_once), name="valkey")
+                tasks.create_task(self._shut_down_when_told(web), name="shutdown")
+            self._log.info("stopped")
+
+    def stop(self) -> None:
+        """Begin to stop; called again, stop without waiting for requests in flight."""
+        if self._stopping.is_set():
+            self._hurry.set()
+        self._stopping.set()
+
+    def _reload(self) -> None:
+        self._log.info("reloading")
+        self._signal_children(signal.SIGHUP)
+
+    def _signal_children(self, number: signal.Signals) -> None:
+        for child in self._children:
+            child.signal(number)
+
+    async def _shut_down_when_told(self, web: asyncio.Task[None]) -> None:
+        await self._stopping.wait()
+        self._log.info("stopping")
+        stop_by = self._clock.steady() + STOP_S
+        self._signal_children(signal.SIGTERM)
+        hurry = asyncio.create_task(self._hurry.wait())
+        await asyncio.wait([web, hurry], timeout=DRAIN_S, return_when=asyncio.FIRST_COMPLETED)
+        if not web.done():
+            self._log.warning("drain_cut_short", pids=[child.process.pid for child in self._children])
+            self._signal_children(signal.SIGKILL)
+            await asyncio.wait([web])
+        hurry.cancel()
+        # Last, because requests in flight write to it until the end.
+        if self._valkey is not None:
+            left_s = HURRY_S if self._hurry.is_set() else stop_by - self._clock.steady()
+            await self._valkey.stop(min(left_s, self._valkey.STOP_S))
+
+    async def _keep(self, name: str, live: Callable[[], Awaitable[int | None]]) -> None:
+        """Run one life after the other of a process until told to stop."""
+        delay = RestartDelay()
+        while not self._stopping.is_set():
+            born_at = self._clock.steady()
+            exit_code = await live()
+            if self._stopping.is_set():
+                return
+            wait_s = delay.after(self._clock.steady() - born_at)
+            self._log.error("process_died", process=name, exit_code=exit_code, restart_in_s=wait_s)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), wait_s)
+
+    async def _run_web(self) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            for slot in range(self._settings.workers):
+                tasks.create_task(self._keep(f"web-{slot}", functools.partial(self._live_web, slot)))
+
+    async def _live_web(self, slot: int) -> int | None:
+        """One life of a web process; its exit code, None when it could not be started."""
+        link, theirs = ChildLink.pair()
+        try:
+            with theirs:
+                process = await self._spawn_web(theirs.fileno())
+        except OSError as error:
+            self._log.error("web_not_started", slot=slot, error=str(error))
+            await link.close()
+            return None
+        child = _Child(slot=slot, process=process, link=link)
+        self._children.add(child)
+        self._log.info("web_started", slot=slot, pid=process.pid)
+        if self._stopping.is_set():  # told while it was being spawned
+            child.signal(signal.SIGTERM)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                listening = tasks.create_task(self._listen(child))
+                exit_code = await process.wait()
+                listening.cancel()
+            return exit_code
+        finally:
+            self._children.discard(child)
+            child.signal(signal.SIGKILL)  # still running only if we are being cancelled
+            await process.wait()
+            await link.close()
+            self._tell_fleet()
+
+    async def _spawn_web(self, control_fd: int) -> asyncio.subprocess.Process:
+        listen_fd = self._listener.fileno()
+        options = [f"--listen-fd={listen_fd}", f"--control-fd={control_fd}"]
+        if self._valkey is not None:
+            options.append("--embedded")
+        return await asyncio.create_subprocess_exec(
+            *self._child_command,
+            "web",
+            *options,
+            env=self._child_environ,
+            stdin=asyncio.subprocess.DEVNULL,
+            pass_fds=(listen_fd, control_fd),
+            # A terminal's Ctrl-C comes to us alone, and we decide in which order things end.
+            start_new_session=True,
+        )
+
+    async def _listen(self, child: _Child) -> None:
+        async for event in child.link.events():
+            if event == "ready" and not child.ready:
+                child.ready = True
+                self._log.info("web_ready", slot=child.slot, pid=child.process.pid)
+                self._tell_fleet()
+
+    def _tell_fleet(self) -> None:
+        ready = sum(child.ready for child in self._children)
+        for child in self._children:
+            child.link.send_fleet(ready, self._settings.workers)
+
+
+def serve(
+    settings: Settings, environ: Mapping[str, str], *, child_command: Sequence[str] = CHILD_COMMAND
+) -> None:
+    """Run feedproxy on this host until SIGTERM or SIGINT.
+
+    Raises OperationalError when the address or the data directory cannot be had.
+    """
+    raise_open_files_limit()
+    with contextlib.ExitStack() as held:
+        valkey = None
+        if settings.redis_url is None:
+            data_dir = held.enter_context(data_dir_lock(settings.data_dir))
+            valkey = EmbeddedValkey(data_dir, memory_mb=settings.embedded_memory_mb)
+        listener = held.enter_context(bind(settings.host, settings.port))
+        asyncio.run(_supervise(settings, environ, listener, valkey, child_command))
+
+
+async def _supervise(
+    settings: Settings,
+    environ: Mapping[str, str],
+    listener: socket.socket,
+    valkey: EmbeddedValkey | None,
+    child_command: Sequence[str],
+) -> None:
+    await Supervisor(settings, environ, listener=listener, valkey=valkey, child_command=child_command).run()
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening TCP socket on an address or name; port 0 lets the system choose.
+
+    Raises OperationalError that says what is wrong with the address.
+    """
+    place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not a host name"
+        raise OperationalError(f"cannot listen on {place}: {reason}") from None
+    # A name may stand for both families; IPv4 is what reverse proxies in front of us try first.
+    family, _, protocol, _, address = min(found, key=lambda one: one[0] != socket.AF_INET)
+    try:
+        listener = socket.socket(family, socket.SOCK_STREAM, protocol)
+    except OSError as error:
+        raise OperationalError(f"cannot listen on {place}: {error.strerror}") from None
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(BACKLOG)
+        listener.setblocking(False)  # noqa: FBT003 - the socket's own signature
+    except OSError as error:
+        listener.close()
+        raise OperationalError(f"cannot listen on {place}: {error.strerror}") from None
+    return listener
+
+
+def raise_open_files_limit() -> None:
+    """Let this process and its children have as many connections as the host's administrator allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES_MAX if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES_MAX)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return
+    # macOS says "unlimited" and refuses what is above a limit of its kernel; its own limit then stays.
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _child_environ(
+    settings: Settings, environ: Mapping[str, str], listener: socket.socket, valkey: EmbeddedValkey | None
+) -> dict[str, str]:
+    """Our own environment with what the command line, the system and we have decided."""
+    decided = {
+        f"{PREFIX}HOST": settings.host,
+        f"{PREFIX}PORT": str(listener.getsockname()[1]),
+        f"{PREFIX}WORKERS": str(settings.workers),
+    }
+    if valkey is not None:
+        decided[f"{PREFIX}REDIS_URL"] = valkey.url
+    return {**environ, **decided}
+
+
+@contextlib.contextmanager
+def _signals(handlers: Mapping[signal.Signals, Callable[[], None]]) -> Iterator[None]:
+    loop = asyncio.get_running_loop()
+    for number, handler in handlers.items():
+        loop.add_signal_handler(number, handler)
+    try:
+        yield
+    finally:
+        for number in handlers:
+            loop.remove_signal_handler(number)

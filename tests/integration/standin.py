@@ -1,0 +1,82 @@
+"""A `serve` whose web processes are this file: just enough to see what the supervisor does with them.
+
+`GET /` answers with the process's pid, how many are ready, the store's address and the last signal that counts.
+Run as `standin.py serve` (settings from the environment), which runs `standin.py web --listen-fd … --control-fd …`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import signal
+import socket
+import sys
+
+from proxy.control import ControlChannel
+from proxy.settings import load_settings
+from proxy.supervisor import serve
+from proxy.telemetry import configure_logging
+
+
+async def web(listen_fd: int, control_fd: int, *, embedded: bool) -> None:
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    hangups: list[int] = []
+    if "STANDIN_IGNORES_SIGTERM" not in os.environ:
+        loop.add_signal_handler(signal.SIGTERM, stop.set)
+    else:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    loop.add_signal_handler(signal.SIGHUP, hangups.append, 1)
+
+    async with ControlChannel(control_fd) as control:
+
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            facts = {
+                "pid": os.getpid(),
+                "ready": control.ready,
+                "expected": control.expected,
+                "hangups": len(hangups),
+                "embedded": embedded,
+                "environ": {
+                    name: value for name, value in os.environ.items() if name.startswith("FEEDPROXY_")
+                },
+            }
+            body = json.dumps(facts).encode()
+            status = b"200 OK" if control.complete else b"503 Service Unavailable"
+            writer.write(
+                b"HTTP/1.1 %s\r\nContent-Length: %d\r\nConnection: close\r\n\r\n" % (status, len(body))
+            )
+            writer.write(body)
+            writer.close()
+
+        server = await asyncio.start_server(answer, sock=socket.socket(fileno=listen_fd))
+        await control.send_ready()
+        orphaned = asyncio.create_task(control.wait_closed())
+        stopped = asyncio.create_task(stop.wait())
+        await asyncio.wait([orphaned, stopped], return_when=asyncio.FIRST_COMPLETED)
+        if orphaned.done():
+            os._exit(1)
+        orphaned.cancel()
+        server.close()
+
+
+def main() -> None:
+    if sys.argv[1] == "serve":
+        settings = load_settings(os.environ)
+        configure_logging(settings, role="supervisor")
+        serve(settings, os.environ, child_command=(sys.executable, "-P", __file__))
+        return
+    parser = argparse.ArgumentParser()
+    parser.add_argument("role")
+    parser.add_argument("--listen-fd", type=int, required=True)
+    parser.add_argument("--control-fd", type=int, required=True)
+    parser.add_argument("--embedded", action="store_true")
+    given = parser.parse_args()
+    asyncio.run(web(given.listen_fd, given.control_fd, embedded=given.embedded))
+
+
+if __name__ == "__main__":
+    main()

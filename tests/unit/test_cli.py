@@ -1,0 +1,80 @@
+"""The command line as a process: its output and its exit codes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from proxy.version import VERSION
+
+
+@pytest.fixture
+def feedproxy(tmp_path):
+    def run(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("FEEDPROXY_")}
+        environ = {**kept, "FEEDPROXY_DATA_DIR": str(tmp_path / "data"), "NO_COLOR": "1"}
+        environ |= {f"FEEDPROXY_{name}": value for name, value in settings.items()}
+        command = [sys.executable, "-P", "-m", "proxy.cli", *arguments]
+        return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, check=False)
+
+    return run
+
+
+def test_version(feedproxy):
+    done = feedproxy("--version")
+    assert (done.returncode, done.stdout) == (0, f"feedproxy {VERSION}\n")
+
+
+def test_an_unknown_setting_is_one_line_and_exit_2(feedproxy):
+    done = feedproxy("serve", PROT="8080")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "feedproxy: FEEDPROXY_PROT is not a setting; the nearest is FEEDPROXY_PORT\n"
+
+
+@pytest.mark.parametrize("arguments", [("serve", "--port", "70000"), ("serve", "--workers", "0")])
+def test_a_wrong_value_is_one_line_and_exit_2(feedproxy, arguments):
+    done = feedproxy(*arguments)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"feedproxy: FEEDPROXY_{arguments[1][2:].upper()}: ")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [("nonsense",), ("serve", "--nonsense"), ("serve", "--port", "x"), ()])
+def test_wrong_use_is_exit_2(feedproxy, arguments):
+    done = feedproxy(*arguments)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+
+
+def test_an_address_that_is_not_ours_is_one_line_and_exit_1(feedproxy):
+    done = feedproxy("serve", "--host", "192.0.2.1", "--port", "0")
+    assert done.returncode == 1
+    assert done.stderr == "feedproxy: cannot listen on 192.0.2.1:0: Cannot assign requested address\n"
+
+
+def test_a_data_directory_that_is_a_file_is_one_line_and_exit_1(feedproxy, tmp_path):
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file", tmp_path / "file" / "below"):
+        done = feedproxy("serve", "--port", "0", DATA_DIR=str(path))
+        assert done.returncode == 1
+        assert done.stderr == f"feedproxy: cannot use the data directory {path}: Not a directory\n"
+
+
+def test_config_prints_what_is_in_effect(feedproxy):
+    done = feedproxy("config", WORKERS="3", ADMIN_TOKEN="x" * 32, REDIS_URL="redis://me:secret@db/0")
+    lines = done.stdout.splitlines()
+    assert done.returncode == 0
+    assert lines[:3] == ["FEEDPROXY_HOST=127.0.0.1", "FEEDPROXY_PORT=8080", "FEEDPROXY_WORKERS=3"]
+    assert "FEEDPROXY_REDIS_URL=redis://me:********@db/0" in lines
+    assert "FEEDPROXY_ADMIN_TOKEN=********" in lines
+    assert "secret" not in done.stdout
+
+
+def test_every_command_is_explained(feedproxy):
+    done = feedproxy("--help")
+    assert done.returncode == 0
+    assert "serve" in done.stdout
+    assert "config" in done.stdout
