@@ -78,7 +78,8 @@ class _End:
         if self._writer is None:
             self._sock.close()
             return
-        self._writer.close()
+        # What is still unsent has a reader that hangs, and would keep us here with it.
+        self._writer.transport.abort()
         with contextlib.suppress(OSError):  # the other side died first
             await self._writer.wait_closed()
 

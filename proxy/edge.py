@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from proxy.settings import IpNetwork
@@ -101,6 +101,8 @@ class _HeadTooLarge(Exception):
 class EdgeProtocol(HttpToolsProtocol):
     """One connection: uvicorn's httptools protocol within the limits of its EdgeConfig."""
 
+    cycle: RequestResponseCycle | None  # type: ignore[assignment]  # None until the first head is there
+
     def __init__(
         self,
         config: EdgeConfig,
@@ -115,8 +117,8 @@ class EdgeProtocol(HttpToolsProtocol):
         self._draining = False
         self._part = _Part.IDLE
         self._head_bytes = 0  # of the head's lines that are complete
-        self._unparsed_bytes = 0  # received since the head began, in reads that did not complete it
-        self._began = False
+        self._unparsed_bytes = 0  # received for a head that is not complete yet
+        self._completed = False  # whether a message ended in the current read
         self._timer: asyncio.TimerHandle | None = None
         self._timed_part: _Part | None = None
 
@@ -142,12 +144,13 @@ class EdgeProtocol(HttpToolsProtocol):
         """Parse, and see whether the request keeps within size and time."""
         if not self._admitted or self.transport.is_closing():
             return
-        self._began = False
+        self._completed = False
         super().data_received(data)
         if self.transport.is_closing():
             return
         if self._part is _Part.HEAD:
-            self._unparsed_bytes += 0 if self._began else len(data)
+            # Of a read in which another message ended, who knows how much was of this head.
+            self._unparsed_bytes += 0 if self._completed else len(data)
             if self._unparsed_bytes > MAX_HEAD_BYTES:
                 self._refuse_head()
                 return
@@ -156,7 +159,7 @@ class EdgeProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """A head begins."""
         super().on_message_begin()
-        self._part, self._began = _Part.HEAD, True
+        self._part = _Part.HEAD
         self._head_bytes = self._unparsed_bytes = 0
 
     def on_url(self, url: bytes) -> None:
@@ -178,7 +181,7 @@ class EdgeProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """The body is there as well."""
-        self._part = _Part.IDLE
+        self._part, self._completed = _Part.IDLE, True
         super().on_message_complete()
 
     def shutdown(self) -> None:

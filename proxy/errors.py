@@ -21,7 +21,9 @@ class Rejected(FeedproxyError):
     `code` is the XRPC error name, `headers` are added to the answer.
     """
 
-    def __init__(self, status: int, code: str, message: str, headers: tuple[tuple[str, str], ...] = ()) -> None:
+    def __init__(
+        self, status: int, code: str, message: str, headers: tuple[tuple[str, str], ...] = ()
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.code = code

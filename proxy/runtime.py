@@ -52,6 +52,7 @@ from proxy.version import VERSION
 
 MAX_CONNECTIONS: Final = 10_000
 MAX_CONNECTIONS_PER_CLIENT: Final = 100
+_FEWEST_CONNECTIONS: Final = 16
 # Descriptors for everything that is not a client: upstream, store, files.
 _RESERVED_FILES: Final = 128
 _KEEP_ALIVE_S: Final = 30
@@ -80,7 +81,6 @@ async def web_app(settings: Settings, clock: Clock, process: Process) -> AsyncIt
     policy = policy_of(settings)
     draw = random.Random()  # noqa: S311  (jitter, not secrets)
     async with contextlib.AsyncExitStack() as stack:
-        tasks = await stack.enter_async_context(asyncio.TaskGroup())
         store = _store(settings, clock)
         stack.push_async_callback(store.aclose)
         client = await stack.enter_async_context(_upstream_client(settings, clock))
@@ -92,17 +92,19 @@ async def web_app(settings: Settings, clock: Clock, process: Process) -> AsyncIt
         )
         appview = AppView(client, gate, clock, retry, draw=draw)
         caches = _caches(settings, clock, store)
-        filler = Filler(appview, caches, policy, clock, draw=draw, tasks=tasks)
+        filler = Filler(appview, caches, policy, clock, draw=draw)
         service = FeedService(filler, appview, caches, policy, clock)
         stack.push_async_callback(service.close, _LANDING_S)
         health = Health(process.ready, lambda: _findings(store, gate, caches))
-        yield Starlette(
+        app = Starlette(
             routes=[
                 *health.routes(),
                 Mount("/xrpc", FeedRoutes(service, _manner(settings), clock)),
             ],
             exception_handlers={404: _not_found, 405: _not_found},
         )
+        app.router.redirect_slashes = False  # what does not exist is said not to exist
+        yield app
 
 
 def _store(settings: Settings, clock: Clock) -> Store:
@@ -190,43 +192,58 @@ async def _not_found(request: Request, error: Exception) -> Response:
     )
 
 
-def connection_limits(settings: Settings) -> ConnectionLimits:
+class WebServer(uvicorn.Server):
+    """uvicorn's server: told when to stop by us alone, and telling when it has started."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.listening = asyncio.Event()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Signals are ours to handle."""
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start to accept connections."""
+        await super().startup(sockets)
+        self.listening.set()
+
+
+def _connection_limits(settings: Settings) -> ConnectionLimits:
     """Limits that leave this process descriptors for everything else."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     files = MAX_CONNECTIONS if soft == resource.RLIM_INFINITY else soft - _RESERVED_FILES
     return ConnectionLimits(
-        total=max(16, min(MAX_CONNECTIONS, files)),
+        total=max(_FEWEST_CONNECTIONS, min(MAX_CONNECTIONS, files)),
         per_client=MAX_CONNECTIONS_PER_CLIENT,
         trusted=settings.trusted_proxies,
     )
 
 
-class _Server(uvicorn.Server):
-    """uvicorn's server, told when to stop by us alone."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
+def web_server(app: ASGIApp, settings: Settings) -> WebServer:
+    """The HTTP server of a web process."""
+    return WebServer(
+        EdgeConfig(
+            app,
+            limits=_connection_limits(settings),
+            lifespan="off",
+            ws="none",
+            log_config=None,
+            access_log=settings.access_log,
+            proxy_headers=False,
+            server_header=False,
+            timeout_keep_alive=_KEEP_ALIVE_S,
+            timeout_graceful_shutdown=_DRAIN_S,
+        )
+    )
 
 
 async def run_web(settings: Settings, listener: socket.socket, control: ControlChannel | None) -> None:
     """Serve from `listener` until SIGTERM."""
     process = Process(control=control)
     async with web_app(settings, SystemClock(), process) as app:
-        server = _Server(
-            EdgeConfig(
-                app,
-                limits=connection_limits(settings),
-                lifespan="off",
-                ws="none",
-                log_config=None,
-                access_log=settings.access_log,
-                proxy_headers=False,
-                server_header=False,
-                timeout_keep_alive=_KEEP_ALIVE_S,
-                timeout_graceful_shutdown=_DRAIN_S,
-            )
-        )
+        server = web_server(app, settings)
 
         def drain() -> None:
             process.draining = True
@@ -235,18 +252,19 @@ async def run_web(settings: Settings, listener: socket.socket, control: ControlC
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, drain)
-        async with asyncio.TaskGroup() as tasks:
-            announcing = tasks.create_task(_announce(server, control))
+        announcing = asyncio.create_task(_announce(server, control))
+        try:
             await server.serve(sockets=[listener])
+        finally:
             announcing.cancel()
+            await asyncio.wait([announcing])
 
 
-async def _announce(server: uvicorn.Server, control: ControlChannel | None) -> None:
+async def _announce(server: WebServer, control: ControlChannel | None) -> None:
     """Tell the supervisor when this process accepts connections, and leave when it is gone."""
     if control is None:
         return
-    while not server.started:
-        await asyncio.sleep(0.005)
+    await server.listening.wait()
     await control.send_ready()
     await control.wait_closed()
     # Nobody is left to restart or stop this process, nor to look after its store.

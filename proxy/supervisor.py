@@ -58,6 +58,7 @@ class _Child:
     process: asyncio.subprocess.Process
     link: ChildLink
     ready: bool = False  # it accepts connections
+    to_reload: bool = False  # told to reload before it could listen to that
 
     def signal(self, number: signal.Signals) -> None:
         if self.process.returncode is None:
@@ -118,7 +119,11 @@ class Supervisor:
 
     def _reload(self) -> None:
         self._log.info("reloading")
-        self._signal_children(signal.SIGHUP)
+        for child in self._children:
+            if child.ready:
+                child.signal(signal.SIGHUP)
+            else:  # it would die of it
+                child.to_reload = True
 
     def _signal_children(self, number: signal.Signals) -> None:
         for child in self._children:
@@ -209,6 +214,8 @@ class Supervisor:
                 child.ready = True
                 self._log.info("web_ready", slot=child.slot, pid=child.process.pid)
                 self._tell_fleet()
+                if child.to_reload:
+                    child.signal(signal.SIGHUP)
 
     def _tell_fleet(self) -> None:
         ready = sum(child.ready for child in self._children)

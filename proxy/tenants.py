@@ -108,7 +108,9 @@ class Tenants(_Table):
         for site in self.sites:
             strangers = [name for name in site.accounts if name not in known]
             if strangers:
-                raise ValueError(f"site {site.name!r} names the account {strangers[0]!r}, which is not defined")
+                raise ValueError(
+                    f"site {site.name!r} names the account {strangers[0]!r}, which is not defined"
+                )
         return self
 
     def referenced_env(self) -> frozenset[str]:

@@ -143,9 +143,7 @@ class AppView:
         leave.alive = _is_alive(reply)
         return _answer_of(reply)
 
-    async def _send(
-        self, target: str, headers: Mapping[str, str], deadline: float, sent_at: float
-    ) -> Reply:
+    async def _send(self, target: str, headers: Mapping[str, str], deadline: float, sent_at: float) -> Reply:
         """One request. The whole body is read before anything is believed."""
         try:
             async with self._client.stream(
@@ -164,9 +162,7 @@ class AppView:
         if response.status_code in _RETRIED:
             raise self._busy(response.status_code)
         document = None if response.status_code == 304 else await _json_object(body, told)
-        return Reply(
-            status=response.status_code, headers=told, body=body, document=document, took_s=took_s
-        )
+        return Reply(status=response.status_code, headers=told, body=body, document=document, took_s=took_s)
 
     def _heed(self, status: int, headers: Mapping[str, str]) -> None:
         wait_s = told_to_wait(status, headers, wall_now=self._clock.wall())
@@ -220,7 +216,8 @@ async def _read(response: httpx.Response) -> bytes:
         body += _inflated(inflate, part, room) if inflate else part[:room]
         if len(body) > MAX_BODY_BYTES:
             raise UpstreamFailure(
-                f"the upstream answered more than {MAX_BODY_BYTES} bytes", upstream_status=response.status_code
+                f"the upstream answered more than {MAX_BODY_BYTES} bytes",
+                upstream_status=response.status_code,
             )
     if inflate and body and not inflate.eof:
         raise httpx.RemoteProtocolError("the compressed body is cut off")

@@ -37,7 +37,9 @@ class DeadlineTransport(httpx.AsyncBaseTransport):
     proxies play no part.
     """
 
-    def __init__(self, clock: Clock, *, max_connections: int, ssl_context: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self, clock: Clock, *, max_connections: int, ssl_context: ssl.SSLContext | None = None
+    ) -> None:
         self._pool = httpcore.AsyncConnectionPool(
             ssl_context=ssl_context or httpx.create_ssl_context(trust_env=False),
             max_connections=max_connections,
@@ -96,10 +98,10 @@ class _ClampedStream(httpcore.AsyncNetworkStream):
         self._stream = stream
         self._clock = clock
 
-    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109, ARG002
         return await self._stream.read(max_bytes, _left_s(self._clock, httpcore.ReadTimeout))
 
-    async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109, ARG002
         await self._stream.write(buffer, _left_s(self._clock, httpcore.WriteTimeout))
 
     async def aclose(self) -> None:
@@ -109,7 +111,7 @@ class _ClampedStream(httpcore.AsyncNetworkStream):
         self,
         ssl_context: ssl.SSLContext,
         server_hostname: str | None = None,
-        timeout: float | None = None,  # noqa: ASYNC109
+        timeout: float | None = None,  # noqa: ASYNC109, ARG002
     ) -> httpcore.AsyncNetworkStream:
         left_s = _left_s(self._clock, httpcore.ConnectTimeout)
         return _ClampedStream(await self._stream.start_tls(ssl_context, server_hostname, left_s), self._clock)
@@ -127,7 +129,7 @@ class _ClampedBackend(httpcore.AsyncNetworkBackend):
         self,
         host: str,
         port: int,
-        timeout: float | None = None,  # noqa: ASYNC109
+        timeout: float | None = None,  # noqa: ASYNC109, ARG002
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.AsyncNetworkStream:

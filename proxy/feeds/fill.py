@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -34,10 +34,14 @@ _log = get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Filled:
-    """There is an answer, and it is held. `status` is the upstream's, None if a sibling had asked it."""
+    """There is an answer, and it is held. `status` is the upstream's, None if a sibling had asked it.
+
+    `keep` puts it into level 2 as well; whoever waits for the answer need not wait for that.
+    """
 
     held: Held
     status: int | None
+    keep: Callable[[], Awaitable[None]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +74,7 @@ class Caches:
 
 
 class Filler:
-    """Fills the caches from the upstream. Its writes to level 2 run in `tasks`."""
+    """Fills the caches from the upstream."""
 
     def __init__(
         self,
@@ -80,14 +84,12 @@ class Filler:
         clock: Clock,
         *,
         draw: random.Random,
-        tasks: asyncio.TaskGroup,
     ) -> None:
         self._appview = appview
         self._caches = caches
         self._policy = policy
         self._clock = clock
         self._draw = draw
-        self._tasks = tasks
 
     async def load(self, key: FeedKey) -> Held | None:
         """What level 2 has for `key`, held in level 1 from now on."""
@@ -124,9 +126,7 @@ class Filler:
         newer = self._hold(key, loaded.entry, born_at=born_at)
         return newer if newer.ttl_s(self._clock.steady()) > 0 else None
 
-    async def _ask(
-        self, key: FeedKey, held: Held | None, rank: Rank, deadline: float
-    ) -> tuple[Reply, bool]:
+    async def _ask(self, key: FeedKey, held: Held | None, rank: Rank, deadline: float) -> tuple[Reply, bool]:
         """The reply, and whether it speaks of DIDs rather than of handles that may have changed hands."""
         stored = held.entry if held is not None and not held.entry.negative else None
         headers = conditional(_headers(key), stored.upstream_etag if stored else None)
@@ -146,7 +146,10 @@ class Filler:
         if reply.status == 304:
             if held is None:
                 raise UpstreamFailure("the upstream answered 304 to a plain request", upstream_status=304)
-            return Filled(self._confirmed(key, held.entry, reply, arrived_at), 304)
+            confirmed = self._confirmed(key, held.entry, reply, arrived_at)
+            return Filled(
+                confirmed, 304, self._keeping(self._caches.shared.confirm, key, confirmed, arrived_at)
+            )
         if reply.status >= 400 and _keeps_its_copy(held) and not _is_gone(reply, under_did=under_did):
             raise UpstreamFailure(f"the upstream answered {reply.error}", upstream_status=reply.status)
         entry = await self._entry(key, reply, held.entry.dids if held is not None else {})
@@ -154,8 +157,7 @@ class Filler:
         if reason is not None:
             return Unshared(self._held(key, entry, born_at=arrived_at - entry.initial_age_s), reason)
         fresh = self._hold(key, entry, born_at=arrived_at - entry.initial_age_s)
-        self._write(self._caches.shared.store, key, fresh, arrived_at)
-        return Filled(fresh, reply.status)
+        return Filled(fresh, reply.status, self._keeping(self._caches.shared.store, key, fresh, arrived_at))
 
     def _confirmed(self, key: FeedKey, stored: Entry, reply: Reply, arrived_at: float) -> Held:
         kept = {"etag": stored.upstream_etag, "atproto-content-labelers": stored.labelers}
@@ -168,9 +170,7 @@ class Filler:
             cost_s=reply.took_s,
             early_draw=self._draw.expovariate(1.0),
         )
-        held = self._hold(key, entry, born_at=arrived_at - entry.initial_age_s)
-        self._write(self._caches.shared.confirm, key, held, arrived_at)
-        return held
+        return self._hold(key, entry, born_at=arrived_at - entry.initial_age_s)
 
     async def _entry(self, key: FeedKey, reply: Reply, known_dids: Mapping[str, str]) -> Entry:
         bodies, body_hash = await asyncio.to_thread(compressed, reply.body)
@@ -209,10 +209,12 @@ class Filler:
             self._caches.cursors.add(entry.cursor)
         return held
 
-    def _write(self, write: Write, key: FeedKey, held: Held, arrived_at: float) -> None:
+    def _keeping(
+        self, write: Write, key: FeedKey, held: Held, arrived_at: float
+    ) -> Callable[[], Awaitable[None]]:
         entry = held.entry
         keep_s = self._policy.keep_s(held.life, entry.initial_age_s, negative=entry.negative)
-        self._tasks.create_task(write(key, entry, arrived_at=arrived_at, keep_s=keep_s))
+        return lambda: write(key, entry, arrived_at=arrived_at, keep_s=keep_s)
 
     def _remember(self, key: FeedKey, outcome: Outcome) -> None:
         match outcome:
@@ -229,7 +231,7 @@ class Filler:
 
 
 def _headers(key: FeedKey) -> dict[str, str]:
-    """What is sent upstream besides the target; nothing of it comes from the client unless it is in the key."""
+    """What is sent upstream besides the target: nothing of the client's but what is in the key."""
     headers = {"accept": "application/json", "accept-encoding": "gzip"}
     if key.labelers is not None:
         headers["atproto-accept-labelers"] = key.labelers

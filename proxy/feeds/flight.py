@@ -41,14 +41,22 @@ class Flights(Generic[T]):
     """The flights of one kind in this process.
 
     `crashed` turns an unforeseen exception into an outcome, so that waiters get an answer of their own
-    instead of one shared exception. A flight older than `max_age_s` is left to itself: newcomers start
-    another.
+    instead of one shared exception. `after` is what remains to be done once everyone has been woken. A flight
+    older than `max_age_s` is left to itself: newcomers start another.
     """
 
-    def __init__(self, clock: Clock, *, max_age_s: float, crashed: Callable[[Exception], T]) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        *,
+        max_age_s: float,
+        crashed: Callable[[Exception], T],
+        after: Callable[[T], Awaitable[None]] | None = None,
+    ) -> None:
         self._clock = clock
         self._max_age_s = max_age_s
         self._crashed = crashed
+        self._after = after
         self._by_key: dict[str, Flight[T]] = {}
         self._tasks: set[asyncio.Task[None]] = set()  # strong references: the loop keeps weak ones
         self._waiting = 0
@@ -112,6 +120,8 @@ class Flights(Generic[T]):
             if self._by_key.get(flight.key) is flight:
                 del self._by_key[flight.key]
         await _wake(flight.waiters)
+        if self._after is not None:
+            await self._after(flight.outcome)
 
 
 async def _wake(waiters: set[asyncio.Future[None]]) -> None:

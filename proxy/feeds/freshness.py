@@ -56,7 +56,9 @@ def lifetime(
     return Lifetime(fresh_until_s, fresh_until_s - min(cost_s * early_draw, EARLY_SHARE * own_ttl_s))
 
 
-def freshness(age_s: float, life: Lifetime, windows: Windows, *, negative: bool, from_future: bool) -> Freshness:
+def freshness(
+    age_s: float, life: Lifetime, windows: Windows, *, negative: bool, from_future: bool
+) -> Freshness:
     """What may be done with an answer of `age_s`.
 
     `negative` answers (400, 404, 410) have no stale windows. An answer `from_future`, stored before a clock

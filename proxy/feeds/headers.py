@@ -1,4 +1,4 @@
-"""The headers of answers, and the choice of a coding (RFC 9110, 9111, 9211; CORS as the Fetch standard has it).
+"""The headers of answers, and the choice of a coding (RFC 9110, 9111, 9211; CORS: the Fetch standard).
 
 Header lists are in ASGI's form: pairs of lower-case name and value, in bytes.
 """
@@ -20,8 +20,8 @@ Headers = list[tuple[bytes, bytes]]
 
 # What a script in a page may want to read of an answer.
 _EXPOSED = (
-    b"age, atproto-content-labelers, cache-control, cache-status, content-encoding, content-length, date, etag, "
-    b"feed-updated, feed-updated-at, retry-after, vary"
+    b"age, atproto-content-labelers, cache-control, cache-status, content-encoding, content-length, "
+    b"date, etag, feed-updated, feed-updated-at, retry-after, vary"
 )
 _PREFLIGHT_MAX_AGE_S = b"86400"
 _TOKEN_LIST = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+(\s*,\s*[A-Za-z0-9!#$%&'*+.^_`|~-]+)*")
@@ -132,7 +132,9 @@ def _client_policy(answer: Answer, manner: Manner, age_s: float, ttl_s: float) -
     if held is not None and not answer.stored and answer.served is Served.FORWARDED:
         return "no-store"  # what must not be shared here must not be shared further on
     if held is not None and held.entry.negative:
-        return f"public, max-age={math.floor(age_s) + max(0, math.floor(min(ttl_s, manner.client_max_age_s)))}"
+        return (
+            f"public, max-age={math.floor(age_s) + max(0, math.floor(min(ttl_s, manner.client_max_age_s)))}"
+        )
     return cache_control(age_s, manner.client_max_age_s, manner.stale_if_error_s)
 
 

@@ -20,7 +20,7 @@ MAX_LABELERS: Final = 20
 MAX_LANGUAGES: Final = 2
 
 _BRACKETS = re.compile(r"([A-Za-z]+)\[\d*\]")
-_INTEGER = re.compile(r"-?\d{1,12}")
+_INTEGER = re.compile(r"-?[0-9]{1,12}")
 _LABELER = re.compile(r"(did:[a-z]+:[a-zA-Z0-9._:%-]*[a-zA-Z0-9._-])(;\s*redact)?")
 _LANGUAGE = re.compile(r"([a-z]{2,3})(?:-[a-z0-9]+)*\s*(?:;\s*q=([01](?:\.\d{0,3})?))?")
 _GRAPHEME = regex.compile(r"\X")

@@ -13,7 +13,7 @@ from proxy.tenants import FeedRule
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeedPolicy:
-    """How long answers live, in seconds; `rules` are the [[feeds]] of feedproxy.toml, the first match wins."""
+    """How long answers live, in seconds; of the `rules` of feedproxy.toml the first match wins."""
 
     ttl_s: float
     negative_ttl_s: float

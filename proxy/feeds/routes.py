@@ -39,7 +39,7 @@ class FeedRoutes:
         self._manner = manner
         self._clock = clock
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, _receive: Receive, send: Send) -> None:
         """Answer one request. Its body, if there is one, is not read."""
         request = _headers_of(scope)
         nsid: str | None = None
@@ -69,9 +69,7 @@ class FeedRoutes:
         etag = entry.etag(coding)
         headers = [
             (b"cache-status", cache_status(answer, self._clock.steady())),
-            *freshness_headers(
-                answer, self._manner, now=self._clock.steady(), wall_now=self._clock.wall()
-            ),
+            *freshness_headers(answer, self._manner, now=self._clock.steady(), wall_now=self._clock.wall()),
             (b"etag", etag.encode("ascii")),
             *self._common(request, key.nsid),
         ]

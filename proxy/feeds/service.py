@@ -66,7 +66,7 @@ class FeedService:
         self._clock = clock
         max_age_s = policy.timeout_s + _WAIT_MARGIN_S
         self._loads: Flights[_Found] = Flights(clock, max_age_s=max_age_s, crashed=lambda _: _Found(None))
-        self._fills: Flights[Outcome] = Flights(clock, max_age_s=max_age_s, crashed=_crashed)
+        self._fills: Flights[Outcome] = Flights(clock, max_age_s=max_age_s, crashed=_crashed, after=_keep)
         self._numbers = itertools.count()
 
     async def answer(self, key: FeedKey) -> Answer:
@@ -159,9 +159,9 @@ class FeedService:
         fallback: Held | None,
     ) -> Answer:
         match outcome:
-            case Filled(held, None):
+            case Filled(held, None, _):
                 return Answer(served=Served.HIT, held=held)
-            case Filled(held, status):
+            case Filled(held, status, _):
                 return Answer(
                     served=Served.FORWARDED,
                     held=held,
@@ -213,6 +213,11 @@ class FeedService:
 @dataclass(frozen=True, slots=True)
 class _Found:
     held: Held | None
+
+
+async def _keep(outcome: Outcome) -> None:
+    if isinstance(outcome, Filled) and outcome.keep is not None:
+        await outcome.keep()
 
 
 def _crashed(error: Exception) -> Outcome:

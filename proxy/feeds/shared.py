@@ -22,7 +22,7 @@ _log = get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """An answer from level 2 and its age now, in seconds by the store's clock; below 0, a clock was set back."""
+    """An answer from level 2 and its age by the store's clock, in seconds; below 0 if that stepped back."""
 
     entry: Entry
     age_s: float

@@ -17,12 +17,12 @@ def full_jitter(attempt: int, *, base_s: float, cap_s: float, draw: float) -> fl
 
     Source: "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
     """
-    return draw * min(cap_s, base_s * 2 ** min(attempt - 1, 32))
+    return draw * min(cap_s, base_s * 2.0 ** min(attempt - 1, 32))
 
 
 def failing_for(failures: int, *, base_s: float, cap_s: float) -> float:
     """Seconds for which a question that failed `failures` times in a row (from 1) is not asked again."""
-    return min(cap_s, base_s * 2 ** min(failures - 1, 32))
+    return min(cap_s, base_s * 2.0 ** min(failures - 1, 32))
 
 
 def told_to_wait(status: int, headers: Mapping[str, str], *, wall_now: float) -> float | None:

@@ -108,6 +108,8 @@ def diagnose(log: Sequence[str], exit_code: int) -> Damage | None:
 
     None for everything else: a full disk, a wrong option, a lack of permission or of memory.
     """
+    if any(map(_LOADED.search, log)):
+        return None
     for line in log:
         if _BASE_COMPLAINTS.search(line):
             return Damage(complaint=line, base=True)
@@ -115,8 +117,7 @@ def diagnose(log: Sequence[str], exit_code: int) -> Damage | None:
         if _COMPLAINTS.search(line):
             refused = _REFUSED_COMMAND.search(line)
             return Damage(complaint=line, command=(refused[1] or refused[2]) if refused else None)
-    was_loading = any(map(_LOADING.search, log)) and not any(map(_LOADED.search, log))
-    if -exit_code in _CRASHES and was_loading:
+    if -exit_code in _CRASHES and any(map(_LOADING.search, log)):
         return Damage(complaint=f"crashed while loading, signal {-exit_code}", certain=False)
     return None
 
@@ -149,7 +150,7 @@ def scan(file: BinaryIO, size_bytes: int, refused: str | None = None) -> Scan:
             break
         name, length = read
         position += length
-        pending += 1
+        pending += name != b"#"
         if name == b"multi":
             in_transaction = True
         elif name == b"exec":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -22,15 +23,19 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from proxy.clock import Clock
 from proxy.errors import StoreRefused, StoreUnavailable, UsageError
-from proxy.resilience.breaker import Admission, Breaker, BreakerPolicy
+from proxy.resilience.breaker import Admission, Breaker, BreakerPolicy, Phase
 from proxy.store.scripts import Script
+from proxy.telemetry import get_logger
 
 TIMEOUT_S: Final = 0.25
 MAX_CONNECTIONS: Final = 32
 
 # A store that does not answer is left alone for a second, so that nobody waits for it again and again.
 _BREAKER: Final = BreakerPolicy(threshold=3, cooldown_s=1.0, probe_s=1.0)
+_AWAY: Final = (RedisConnectionError, RedisTimeoutError, BusyLoadingError, MasterDownError, OSError)
 _SUPPORTED: Final = ("redis://", "rediss://", "unix://")
+
+_log = get_logger()
 
 
 class Store:
@@ -44,6 +49,7 @@ class Store:
         self._client = client
         self._clock = clock
         self._breaker = Breaker()
+        self._turns = asyncio.Semaphore(MAX_CONNECTIONS)
 
     @property
     def reachable(self) -> bool:
@@ -56,27 +62,40 @@ class Store:
         Raises StoreUnavailable when the store cannot be reached, is loading or takes more than a quarter of a
         second; StoreRefused when it says no.
         """
-        self._breaker, admission = self._breaker.admit(self._clock.steady(), _BREAKER)
-        if admission is Admission.REFUSE:
-            raise StoreUnavailable("the store has not been answering")
-        alive = False
-        try:
-            answer = await self._evaluate(script, keys, args)
-            alive = True
-        except (RedisConnectionError, RedisTimeoutError, BusyLoadingError, MasterDownError, OSError) as error:
-            alive = isinstance(error, AuthenticationError)
-            raise StoreUnavailable(f"{type(error).__name__} in {script.name}") from error
-        except (ResponseError, RedisError) as error:
-            alive = True
-            raise StoreRefused(f"{script.name}: {error}") from error
-        finally:
-            now = self._clock.steady()
-            self._breaker = self._breaker.record(admission, now, _BREAKER, alive=alive)
+        # Those who wait for a connection see at their turn whether it is still worth it.
+        async with self._turns:
+            admission = self._admitted()
+            alive = False
+            try:
+                answer = await self._evaluate(script, keys, args)
+                alive = True
+            except _AWAY as error:
+                alive = isinstance(error, AuthenticationError)
+                raise StoreUnavailable(f"{type(error).__name__} in {script.name}") from error
+            except (ResponseError, RedisError) as error:
+                alive = True
+                raise StoreRefused(f"{script.name}: {error}") from error
+            finally:
+                self._record(admission, alive=alive)
         return answer
 
     async def aclose(self) -> None:
         """Close every connection."""
         await self._client.aclose()
+
+    def _admitted(self) -> Admission:
+        self._breaker, admission = self._breaker.admit(self._clock.steady(), _BREAKER)
+        if admission is Admission.REFUSE:
+            raise StoreUnavailable("the store has not been answering")
+        return admission
+
+    def _record(self, admission: Admission, *, alive: bool) -> None:
+        was = self._breaker.phase
+        self._breaker = self._breaker.record(admission, self._clock.steady(), _BREAKER, alive=alive)
+        if was is Phase.CLOSED and self._breaker.phase is Phase.OPEN:
+            _log.warning("store_unavailable")
+        elif was is not Phase.CLOSED and self._breaker.phase is Phase.CLOSED:
+            _log.info("store_back")
 
     async def _evaluate(self, script: Script, keys: Sequence[str], args: Sequence[Any]) -> Any:
         try:
@@ -86,14 +105,13 @@ class Store:
 
 
 def connect(url: SecretStr, clock: Clock) -> Store:
-    """A store at `url`; nothing is sent before the first script. Raises UsageError for a URL it cannot use."""
+    """A store at `url`; nothing is sent before the first script. Raises UsageError for an unusable URL."""
     text = url.get_secret_value()
     if not text.startswith(_SUPPORTED):
         raise UsageError(f"FEEDPROXY_REDIS_URL: {text.partition('://')[0]}:// is not supported yet")
-    pool = redis.BlockingConnectionPool.from_url(
+    pool = redis.ConnectionPool.from_url(
         text,
         max_connections=MAX_CONNECTIONS,
-        timeout=TIMEOUT_S,
         socket_timeout=TIMEOUT_S,
         socket_connect_timeout=TIMEOUT_S,
         retry=Retry(NoBackoff(), 0),

@@ -69,7 +69,7 @@ class EmbeddedValkey:
         self._clock = clock or SystemClock()
         self._log = get_logger()
         self._process: asyncio.subprocess.Process | None = None
-        self._stopping = False
+        self._stopping = asyncio.Event()
 
     def __repr__(self) -> str:
         state = "down" if self._process is None else "up" if self.up else "starting"
@@ -89,24 +89,21 @@ class EmbeddedValkey:
         """Start it, see to damaged data, return its exit code once it is gone; None if it did not start."""
         copy: Path | None = None
         try:
-            damage = await asyncio.to_thread(aof.look, self._data_dir)
             for _ in range(_SALVAGE_ATTEMPTS):
-                exit_code = None
-                if damage is None:
-                    exit_code, damage = await self._live()
-                if damage is None or self._stopping:
+                exit_code, damage = await self._live()
+                if damage is None or self._stopping.is_set():
                     return exit_code
                 incident = await self._salvage(damage, copy)
                 if incident is None:
                     return exit_code
-                copy, damage = incident.copy, None
+                copy = incident.copy
         except (OSError, OperationalError) as error:
             self._log.error("valkey_not_started", error=str(error))
         return None
 
     async def stop(self, timeout_s: float = STOP_S) -> None:
         """Shut it down, by force after `timeout_s`; `run_once` then returns."""
-        self._stopping = True
+        self._stopping.set()
         process = self._process
         if process is not None:
             await _end(process, timeout_s)
@@ -115,12 +112,16 @@ class EmbeddedValkey:
         """One process from start to end: its exit code, and the damage that kept it from starting."""
         self._socket = prepare_socket_dir(self._data_dir)
         with _open_lock(self._data_dir) as lock:
-            ended = await clear_orphan(lock, self._data_dir, self._socket, self._clock)
+            ended = await clear_orphan(lock, self._data_dir, self._socket, self._clock, self._stopping)
             if ended is not None:
                 self._log.warning("valkey_orphan_ended", pid=ended)
-            if self._stopping:
+            if self._stopping.is_set():
                 return None, None
-            sizes = await asyncio.to_thread(aof.sizes, self._data_dir)
+            # Only now does nobody else write to the files.
+            damage = aof.look(self._data_dir)
+            if damage is not None:
+                return None, damage
+            sizes = aof.sizes(self._data_dir)
             process = await self._spawn(lock)
         self._log.info("valkey_started", pid=process.pid)
         start_log: list[str] = []
@@ -133,10 +134,10 @@ class EmbeddedValkey:
                 await asyncio.wait([forwarding], timeout=1)  # a fork of it may hold the pipe a little longer
                 forwarding.cancel()
         finally:
-            was_up, self.up, self._process = self.up, False, None
+            self.up, self._process = False, None
             if process.returncode is None:  # we are being cancelled
                 await asyncio.shield(_end(process, self.STOP_S))
-        return exit_code, None if was_up and exit_code >= 0 else aof.diagnose(start_log, exit_code)
+        return exit_code, aof.diagnose(start_log, exit_code)
 
     async def _spawn(self, lock: IO[bytes]) -> asyncio.subprocess.Process:
         config = self._data_dir / CONFIG
@@ -156,7 +157,7 @@ class EmbeddedValkey:
             start_new_session=True,  # Ctrl-C is not for it: it stops last
             umask=0o077,
         )
-        if self._stopping:  # told while it was being spawned
+        if self._stopping.is_set():  # told while it was being spawned
             self._process.terminate()
         return self._process
 
@@ -195,12 +196,12 @@ class EmbeddedValkey:
         if not line:
             return
         match = _LOG_LINE.match(line)
-        if match is None:
+        if self._stopping.is_set() or (match is not None and match["mark"] != "#"):
+            self._log.debug("valkey", line=match["text"] if match else line)
+        elif match is None:  # a crash report
             self._log.info("valkey", line=line)
-        elif match["mark"] == "#" and not self._stopping:
-            self._log.warning("valkey", line=match["text"])
         else:
-            self._log.debug("valkey", line=match["text"])
+            self._log.warning("valkey", line=match["text"])
 
     async def _salvage(self, damage: aof.Damage, copy: Path | None) -> aof.Incident | None:
         self._log.warning("valkey_data_damaged", complaint=damage.complaint)

@@ -20,11 +20,14 @@ PID_FILE = "valkey.pid"
 PATIENCE_S = 5.0
 
 
-async def clear_orphan(lock: IO[bytes], data_dir: Path, socket: Path, clock: Clock) -> int | None:
+async def clear_orphan(
+    lock: IO[bytes], data_dir: Path, socket: Path, clock: Clock, stop: asyncio.Event
+) -> int | None:
     """Take the lock that a living Valkey of this data directory holds, by ending that Valkey if there is one.
 
     Returns the process id of what had to go, 0 when it could be reached by its socket only, None when there
-    was nothing. Raises OperationalError when something holds the lock that is no process of ours.
+    was nothing or `stop` was set. Raises OperationalError when something holds the lock that is no process of
+    ours.
     """
     if try_lock(lock, data_dir):
         return None
@@ -41,6 +44,8 @@ async def clear_orphan(lock: IO[bytes], data_dir: Path, socket: Path, clock: Clo
                 told = ended = pid
             if try_lock(lock, data_dir):
                 return ended
+            if stop.is_set():
+                return None
             await asyncio.sleep(0.02)
     raise OperationalError(f"{lock.name} is held by a process that is no Valkey of ours")
 

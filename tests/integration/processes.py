@@ -1,4 +1,4 @@
-"""Start, watch and end `feedproxy serve` from tests: a port and a data directory of its own, no fixed waits."""
+"""Start, watch and end `feedproxy serve` from tests: its own port and data directory, no fixed waits."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 DEADLINE_S = 60.0
 STANDIN = Path(__file__).with_name("standin.py")
@@ -48,15 +48,11 @@ def is_running(pid: int) -> bool:
 
 def environment(data_dir: Path, **settings: object) -> dict[str, str]:
     """An environment without any FEEDPROXY_ setting of the host, and with these."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("FEEDPROXY_")}
     given = {"PORT": 0, "DATA_DIR": data_dir, "LOG_FORMAT": "json", "LOG_LEVEL": "debug", **settings}
-    return {
-        **kept,
-        **{
-            name if name.startswith("STANDIN_") else f"FEEDPROXY_{name}": str(value)
-            for name, value in given.items()
-        },
-    }
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("FEEDPROXY_")}
+    for name, value in given.items():
+        environ[name if name.startswith("STANDIN_") else f"FEEDPROXY_{name}"] = str(value)
+    return environ
 
 
 class ServeProcess:
@@ -78,7 +74,7 @@ class ServeProcess:
         """A supervisor whose web processes are stand-ins."""
         return cls(data_dir, command=(sys.executable, "-P", str(STANDIN), "serve"), **settings)
 
-    def __enter__(self) -> ServeProcess:
+    def __enter__(self) -> Self:
         self.start()
         return self
 
@@ -103,7 +99,7 @@ class ServeProcess:
             )
 
     def wait_event(self, name: str, *, count: int = 1, **fields: object) -> dict[str, Any]:
-        """The `count`th log event of that name with these fields, awaited; fails at once if the process ends."""
+        """The `count`th log event of that name with these fields, awaited; an end of the process fails."""
 
         def found() -> dict[str, Any] | None:
             over = self.exit_code() is not None
@@ -141,12 +137,12 @@ class ServeProcess:
             response = connection.getresponse()
             return response.status, response.read()
 
-    def signal(self, number: signal.Signals) -> None:
+    def send(self, number: signal.Signals) -> None:
         os.kill(self.pid, number)
 
     def terminate(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Ask it to stop; its exit code."""
-        self.signal(number)
+        self.send(number)
         return self.wait()
 
     def kill(self) -> None:

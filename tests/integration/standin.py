@@ -1,7 +1,7 @@
 """A `serve` whose web processes are this file: just enough to see what the supervisor does with them.
 
-`GET /` answers with the process's pid, how many are ready, the store's address and the last signal that counts.
-Run as `standin.py serve` (settings from the environment), which runs `standin.py web --listen-fd … --control-fd …`.
+`GET` of anything answers with the process's pid, how many are ready, and its settings; 503 until all are.
+Run as `standin.py serve` (settings from the environment), which runs `standin.py web --listen-fd …`.
 """
 
 from __future__ import annotations
@@ -52,6 +52,8 @@ async def web(listen_fd: int, control_fd: int, *, embedded: bool) -> None:
             writer.write(body)
             writer.close()
 
+        while os.path.exists(os.environ.get("STANDIN_HOLD", "")):  # noqa: ASYNC110, ASYNC240, PTH110
+            await asyncio.sleep(0.01)
         server = await asyncio.start_server(answer, sock=socket.socket(fileno=listen_fd))
         await control.send_ready()
         orphaned = asyncio.create_task(control.wait_closed())

@@ -9,12 +9,23 @@ and then `pytest tests/real`. (install.sh sees to Postgres, Redis and `npm ci` i
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
 import pytest
-from real.harness import Network, Proxy, plain_client
+from real.harness import HERE, Network, Proxy, plain_client, running_proxy
+
+
+# The first test waits for a PDS and an AppView to start, on a machine that may be busy with other things.
+TEST_TIMEOUT_S = 300
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.is_relative_to(HERE):
+            item.add_marker(pytest.mark.timeout(TEST_TIMEOUT_S))
 
 
 @pytest.fixture(scope="session")
@@ -26,29 +37,19 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Network]:
 @pytest.fixture(scope="session")
 def proxy(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
     """The proxy with its own defaults, shared by all tests that leave the network as it is."""
-    proxy = Proxy(network.appview, tmp_path_factory.mktemp("proxy"), {})
-    try:
-        proxy.start()
+    with running_proxy(network, tmp_path_factory.mktemp("proxy")) as proxy:
         yield proxy
-    finally:
-        proxy.stop()
 
 
 @pytest.fixture
 def start_proxy(network: Network, tmp_path: Path) -> Iterator[Callable[..., Proxy]]:
     """Start a proxy with settings of the test's own: start_proxy(CACHE_TTL="1")."""
-    proxies: list[Proxy] = []
+    with contextlib.ExitStack() as proxies:
 
-    def start(**settings: str) -> Proxy:
-        directory = tmp_path / str(len(proxies))
-        directory.mkdir()
-        proxies.append(Proxy(network.appview, directory, settings))
-        proxies[-1].start()
-        return proxies[-1]
+        def start(**settings: str) -> Proxy:
+            return proxies.enter_context(running_proxy(network, tmp_path, **settings))
 
-    yield start
-    for proxy in proxies:
-        proxy.stop()
+        yield start
 
 
 @pytest.fixture

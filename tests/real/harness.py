@@ -22,7 +22,7 @@ from urllib.parse import quote
 import httpx
 
 HERE = Path(__file__).parent
-START_DEADLINE_S = 90.0
+START_DEADLINE_S = 180.0
 COMMAND_DEADLINE_S = 60.0
 STOP_DEADLINE_S = 30.0
 CONDITION_DEADLINE_S = 30.0
@@ -53,7 +53,8 @@ def until(what: str, condition: Callable[[], T], deadline_s: float = CONDITION_D
 @contextlib.contextmanager
 def plain_client(base_url: str) -> Iterator[httpx.Client]:
     """A client that adds no header of its own which could change an answer."""
-    with httpx.Client(base_url=base_url, trust_env=False, timeout=30) as client:
+    # There is no TLS on loopback, and loading the certificates for it takes longer than most tests.
+    with httpx.Client(base_url=base_url, trust_env=False, verify=False, timeout=30) as client:
         for name in ("accept", "accept-encoding"):
             del client.headers[name]
         yield client
@@ -155,7 +156,9 @@ class Proxy:
         self.url = f"http://127.0.0.1:{port}"
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("FEEDPROXY_")}
         settings = {f"FEEDPROXY_{name}": value for name, value in self._settings.items()}
-        command = [str(Path(sys.executable).with_name("feedproxy")), "serve", "--port", str(port)]
+        feedproxy = str(Path(sys.executable).with_name("feedproxy"))
+        # A test run that is killed takes it along.
+        command = ["setpriv", "--pdeathsig", "TERM", feedproxy, "serve", "--port", str(port)]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, env=inherited | settings)
         until("feedproxy is ready", self._ready, START_DEADLINE_S)
@@ -178,7 +181,8 @@ class Proxy:
         assert self._process is not None
         assert self._process.poll() is None, f"feedproxy ended: {self._log_tail()}"
         try:
-            return httpx.get(f"{self.url}/readyz", trust_env=False, timeout=5).status_code == 200
+            with plain_client(self.url) as client:
+                return client.get("/readyz").status_code == 200
         except httpx.TransportError:
             return False
 
@@ -188,6 +192,31 @@ class Proxy:
 
     def _log_tail(self) -> str:
         return self._log.read_text(errors="replace")[-4000:]
+
+
+@contextlib.contextmanager
+def running_proxy(network: Network, directory: Path, **settings: str) -> Iterator[Proxy]:
+    """A proxy in front of the network's AppView for as long as the block lasts."""
+    proxy = Proxy(network.appview, directory, settings)
+    try:
+        proxy.start()
+        yield proxy
+    finally:
+        proxy.stop()
+
+
+def run_script(name: str, *arguments: str, facts: dict[str, Any]) -> Any:
+    """What a script of clients/ prints as JSON, told `facts` in the same way."""
+    run = subprocess.run(
+        ["node", str(HERE / "clients" / name), *arguments],
+        input=json.dumps(facts),
+        capture_output=True,
+        text=True,
+        timeout=COMMAND_DEADLINE_S,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    return json.loads(run.stdout)
 
 
 def fill(template: str, network: Network, cursors: dict[str, str]) -> str:

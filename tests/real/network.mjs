@@ -13,6 +13,7 @@ import { freePorts, stayOnLoopback } from './servers/loopback.mjs'
 import { startStores } from './servers/stores.mjs'
 
 const CLEANUP_WITHIN_MS = 10_000
+const SEEDED_WITHIN_MS = 60_000
 
 const state = fs.mkdtempSync(path.join(os.tmpdir(), 'feedproxy-real-'))
 fs.chmodSync(state, 0o711) // Postgres, which may run as another user, passes through
@@ -66,7 +67,7 @@ async function seeded(network) {
   const feedGenerator = await startFeedGenerator()
   cleanups.push(feedGenerator.stop)
   const { people, records } = await seed(network.pds.url, feedGenerator)
-  await network.processAll(CLEANUP_WITHIN_MS * 3)
+  await network.processAll(SEEDED_WITHIN_MS)
   return { people, records }
 }
 

@@ -6,7 +6,7 @@ import itertools
 
 import httpx
 import pytest
-from real.harness import cache_status, plain_client, until
+from real.harness import cache_status, plain_client, running_proxy, until
 
 FEED = "/xrpc/app.bsky.feed.getAuthorFeed?actor={}&limit=10"
 PROFILE = "/xrpc/app.bsky.actor.getProfile?actor={}"
@@ -14,11 +14,18 @@ THREAD = "/xrpc/app.bsky.feed.getPostThread"
 NAMES = (f"person{number}" for number in itertools.count(1))
 
 
+@pytest.fixture(scope="module")
+def impatient_proxy(network, tmp_path_factory):
+    with running_proxy(
+        network, tmp_path_factory.mktemp("impatient"), CACHE_TTL="1", NEGATIVE_TTL="1"
+    ) as proxy:
+        yield proxy
+
+
 @pytest.fixture
-def impatient(start_proxy):
+def impatient(impatient_proxy):
     """Asks a proxy whose copies are fresh for a second."""
-    proxy = start_proxy(CACHE_TTL="1", NEGATIVE_TTL="1", UPSTREAM_TIMEOUT="5")
-    with plain_client(proxy.url) as client:
+    with plain_client(impatient_proxy.url) as client:
         yield client
 
 

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 from typing import Any
 
 import httpx
 import pytest
 from atproto import Client
 from atproto.exceptions import BadRequestError
-from real.harness import HERE, Network
+from real.harness import Network, run_script
 
 LABELER = "did:example:labeler"
-SCRIPT_DEADLINE_S = 60
 
 
 def report_of_atproto_api(service: str, network: Network) -> dict[str, Any]:
@@ -27,16 +24,7 @@ def report_of_atproto_api(service: str, network: Network) -> dict[str, Any]:
         "post": network.uri("facets"),
         "posts": posts,
     }
-    run = subprocess.run(
-        ["node", str(HERE / "clients" / "api.mjs"), service],
-        input=json.dumps(facts),
-        capture_output=True,
-        text=True,
-        timeout=SCRIPT_DEADLINE_S,
-        check=False,
-    )
-    assert run.returncode == 0, run.stderr
-    return json.loads(run.stdout)
+    return run_script("api.mjs", service, facts=facts)
 
 
 @pytest.fixture(scope="module")

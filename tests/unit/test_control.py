@@ -20,7 +20,7 @@ def pair():
 
 async def condition(holds, *, deadline_s=10.0):
     async with asyncio.timeout(deadline_s):
-        while not holds():
+        while not holds():  # noqa: ASYNC110 - there is nothing to hook an event to
             await asyncio.sleep(0)
 
 

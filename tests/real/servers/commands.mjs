@@ -2,7 +2,7 @@
 import { mockResolvers } from '@atproto/dev-env'
 import { Author } from './seed.mjs'
 
-const PROCESSED_WITHIN_MS = 20_000
+const PROCESSED_WITHIN_MS = 30_000
 
 export function commandsOf(network, people) {
   const settled = () => network.processAll(PROCESSED_WITHIN_MS)

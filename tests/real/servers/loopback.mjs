@@ -29,7 +29,7 @@ export async function freePorts(count) {
 }
 
 /** Ask `condition` again and again until it holds; an Error naming `what` when it did not within `ms`. */
-export async function until(what, condition, ms = 30_000) {
+export async function until(what, condition, ms = 60_000) {
   const deadline = Date.now() + ms
   while (!(await condition())) {
     if (Date.now() > deadline) throw new Error(`${what}: not within ${ms} ms`)

