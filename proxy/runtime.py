@@ -252,6 +252,8 @@ async def run_web(settings: Settings, listener: socket.socket, control: ControlC
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, drain)
+        # Sent to every process of the host; nothing that a web process reads can change while it runs.
+        loop.add_signal_handler(signal.SIGHUP, lambda: None)
         announcing = asyncio.create_task(_announce(server, control))
         try:
             await server.serve(sockets=[listener])

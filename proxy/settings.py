@@ -263,8 +263,18 @@ def _refuse_unknown_names(environ: Iterable[str], referenced: frozenset[str]) ->
     for name in sorted(environ):
         if not name.startswith(PREFIX) or name in known or name in referenced or _KUBERNETES.fullmatch(name):
             continue
-        nearest = difflib.get_close_matches(name, known, n=1, cutoff=0)
-        raise UsageError(f"{name} is not a setting; the nearest is {nearest[0]}")
+        raise UsageError(f"{name} is not a setting; the nearest is {_nearest(name, known)}")
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    """The known name most like `name`; one that it begins with is more like it than one of similar letters."""
+    ratio = difflib.SequenceMatcher(a=name)
+
+    def likeness(other: str) -> tuple[bool, float]:
+        ratio.set_seq2(other)
+        return name.startswith(f"{other}_"), ratio.ratio()
+
+    return max(sorted(known), key=likeness)
 
 
 def _first_fault(error: ValidationError, place: Any) -> str:

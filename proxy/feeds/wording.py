@@ -21,9 +21,9 @@ def wording(locale: str) -> Wording:
     """
     if locale == "en":
         return _english
-    humanize.i18n.activate(locale)
 
     def localised(age_s: float) -> bytes:
+        humanize.i18n.activate(locale)
         text = humanize.naturaltime(timedelta(seconds=_told_s(age_s)))
         try:
             return text.encode("latin-1")
@@ -36,6 +36,7 @@ def wording(locale: str) -> Wording:
 def _english(age_s: float) -> bytes:
     if age_s < 60:
         return b"updated just now"
+    humanize.i18n.deactivate()
     return f"updated {humanize.naturaltime(timedelta(seconds=_told_s(age_s)))}".encode("ascii")
 
 

@@ -185,23 +185,22 @@ class EmbeddedValkey:
             if not raw:
                 return
             line = raw.decode("utf-8", "replace").rstrip()
+            match = _LOG_LINE.match(line)
+            mark, text = (match["mark"], match["text"]) if match else ("", line)
             if len(start_log) < _START_LOG_LINES:
-                start_log.append(line)
-            self._forward(line)
-            torn = aof.torn_tail(line, sizes, self._clock.wall())
+                start_log.append(text)
+            self._forward(mark, text)
+            torn = aof.torn_tail(text, sizes, self._clock.wall())
             if torn is not None:
                 self._report(torn)
 
-    def _forward(self, line: str) -> None:
-        if not line:
-            return
-        match = _LOG_LINE.match(line)
-        if self._stopping.is_set() or (match is not None and match["mark"] != "#"):
-            self._log.debug("valkey", line=match["text"] if match else line)
-        elif match is None:  # a crash report
-            self._log.info("valkey", line=line)
-        else:
-            self._log.warning("valkey", line=match["text"])
+    def _forward(self, mark: str, text: str) -> None:
+        if mark in (".", "-", "*") or self._stopping.is_set():
+            self._log.debug("valkey", line=text)
+        elif mark == "#":
+            self._log.warning("valkey", line=text)
+        elif text:  # a crash report
+            self._log.info("valkey", line=text)
 
     async def _salvage(self, damage: aof.Damage, copy: Path | None) -> aof.Incident | None:
         self._log.warning("valkey_data_damaged", complaint=damage.complaint)

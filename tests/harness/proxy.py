@@ -96,7 +96,7 @@ async def listening_proxy(proxy: Proxy) -> AsyncIterator[tuple[str, int]]:
     """`proxy` behind its own HTTP server on loopback; the address."""
     server = web_server(proxy.app, proxy.settings)
     with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
-        listener.setblocking(False)
+        listener.setblocking(False)  # noqa: FBT003
         address = listener.getsockname()
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         await server.listening.wait()

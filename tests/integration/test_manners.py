@@ -10,6 +10,7 @@ import pytest
 
 from harness.proxy import feed
 from harness.upstream import Response, json_response, xrpc_error
+from harness.waiting import until
 from proxy.version import VERSION
 
 
@@ -249,9 +250,7 @@ async def test_under_a_flood_of_garbage_cursors_real_questions_go_first(start, u
     upstream.answer = answer
     async with start(UPSTREAM_RPS=20, UPSTREAM_BURST=1) as proxy:
         flood = [asyncio.create_task(proxy.get(feed(cursor=f"garbage{n}"))) for n in range(100)]
-        async with asyncio.timeout(5):
-            while not upstream.count:
-                await asyncio.sleep(0.001)
+        await until(lambda: upstream.count)
         for number in range(5):
             assert (await proxy.get(feed(f"a{number}.test"))).status_code == 200
         first = [("cursor" in request.params) for request in upstream.requests]

@@ -14,8 +14,8 @@ import sys
 import pytest
 import redis
 import structlog
-from integration.processes import ServeProcess, environment, is_running, until
 
+from integration.processes import ServeProcess, environment, is_running, until
 from proxy.clock import SystemClock
 from proxy.errors import OperationalError
 from proxy.settings import load_settings

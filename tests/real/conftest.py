@@ -17,7 +17,6 @@ import httpx
 import pytest
 from real.harness import HERE, Network, Proxy, plain_client, running_proxy
 
-
 # The first test waits for a PDS and an AppView to start, on a machine that may be busy with other things.
 TEST_TIMEOUT_S = 300
 

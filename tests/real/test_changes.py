@@ -68,13 +68,17 @@ def test_a_new_post_waits_for_the_ttl(network, proxied, person):
 
 
 def test_a_feed_goes_on_under_the_old_handle(network, impatient, direct, person):
-    feed = FEED.format(person["handle"])
+    feed, profile = FEED.format(person["handle"]), PROFILE.format(person["handle"])
     before = posts_of(impatient.get(feed))
-    network.do("changeHandle", account=person["name"], handle=f"{person['name']}-moved.test")
+    assert impatient.get(profile).json()["handle"] == person["handle"]
+    moved = f"{person['name']}-moved.test"
+    network.do("changeHandle", account=person["name"], handle=moved)
     assert direct.get(feed).status_code == 400
     published = network.do("publish", account=person["name"], text="from under another name")["uri"]
     until("the feed goes on", lambda: posts_of(impatient.get(feed)) == [published, *before])
     assert impatient.get(feed).content == direct.get(FEED.format(person["did"])).content
+    until("the profile tells the new handle", lambda: impatient.get(profile).json()["handle"] == moved)
+    assert posts_of(impatient.get(FEED.format(moved))) == [published, *before]
 
 
 @pytest.mark.parametrize("actor", ["handle", "did"])
