@@ -267,7 +267,7 @@ def _refuse_unknown_names(environ: Iterable[str], referenced: frozenset[str]) ->
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:
-    """The known name most like `name`; one that it begins with is more like it than one of similar letters."""
+    """The known name most like `name`: one that it begins with, else one of similar letters."""
     ratio = difflib.SequenceMatcher(a=name)
 
     def likeness(other: str) -> tuple[bool, float]:
