@@ -8,6 +8,7 @@ Each command imports what it needs when it runs, so that none waits for what the
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from typing import Annotated
 
@@ -50,6 +51,9 @@ def serve(
     workers: Annotated[int | None, typer.Option(help="Web processes. [FEEDPROXY_WORKERS]")] = None,
 ) -> None:
     """Run the proxy on this host until told to stop."""
+    # Told to stop before there is anything to stop: that is done well, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     from proxy.settings import load_settings
 
     settings = load_settings(os.environ, host=host, port=port, workers=workers)

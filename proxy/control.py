@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import json
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -19,6 +19,7 @@ FORMAT = 1
 _LINE_LIMIT_BYTES = 65_536
 # What may wait for a child that has stopped reading; the next event it gets carries the whole state anyway.
 _BACKLOG_BYTES = 65_536
+_INCIDENTS_TOLD = 3  # the latest; there are paths in them, and a line has its limit
 
 
 def encode(event: str, **fields: Any) -> bytes:
@@ -87,8 +88,9 @@ class _End:
 class ControlChannel(_End):
     """The child's end: says that this process is ready, knows how many are, and notices an orphan's fate.
 
-    `ready` of `expected` web processes of this host accept connections; current while the channel is open
-    (`async with`). When `wait_closed` returns, the supervisor is gone and this process should exit at once.
+    `ready` of `expected` web processes of this host accept connections; `incidents` says what has befallen
+    the data of the embedded store. Both are current while the channel is open (`async with`). When
+    `wait_closed` returns, the supervisor is gone and this process should exit at once.
     """
 
     def __init__(self, fd: int) -> None:
@@ -97,6 +99,7 @@ class ControlChannel(_End):
         super().__init__(sock)
         self.ready = 0
         self.expected = 1
+        self.incidents: tuple[str, ...] = ()
         self._closed = asyncio.Event()
         self._listening: asyncio.Task[None] | None = None
 
@@ -133,11 +136,18 @@ class ControlChannel(_End):
     async def _listen(self, reader: asyncio.StreamReader) -> None:
         try:
             async for message in self._events(reader):
-                ready, expected = message.get("ready"), message.get("expected")
-                if message["event"] == "fleet" and isinstance(ready, int) and isinstance(expected, int):
-                    self.ready, self.expected = ready, expected
+                self._take(message)
         finally:
             self._closed.set()
+
+    def _take(self, message: dict[str, Any]) -> None:
+        match message:
+            case {"event": "fleet", "ready": int(ready), "expected": int(expected)}:
+                self.ready, self.expected = ready, expected
+            case {"event": "store", "incidents": list(incidents)}:
+                self.incidents = tuple(map(str, incidents))
+            case _:
+                pass
 
 
 class ChildLink(_End):
@@ -152,6 +162,10 @@ class ChildLink(_End):
     def send_fleet(self, ready: int, expected: int) -> None:
         """Tell the child how many web processes are ready; for a child that has gone, nothing happens."""
         self._send(encode("fleet", ready=ready, expected=expected))
+
+    def send_store(self, incidents: Sequence[str]) -> None:
+        """Tell the child what has happened to the data of the embedded store, oldest first."""
+        self._send(encode("store", incidents=list(incidents[-_INCIDENTS_TOLD:])))
 
     async def events(self) -> AsyncIterator[str]:
         """Names of the events that the child sends, until it is gone."""

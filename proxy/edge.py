@@ -24,6 +24,9 @@ from proxy.settings import IpNetwork
 MAX_HEAD_BYTES: Final = 16 * 1024
 HEAD_S: Final = 10.0
 BODY_S: Final = 30.0
+# Requests that wait for their turn on one connection; what follows them waits unparsed.
+MAX_PIPELINED: Final = 8
+_SLICE_BYTES: Final = 4096
 # After SIGTERM an idle connection may still bring a request that was under way.
 LINGER_S: Final = 0.25
 
@@ -83,9 +86,10 @@ class ConnectionLimits:
 class EdgeConfig(uvicorn.Config):
     """uvicorn's configuration with the limits that EdgeProtocol keeps."""
 
-    def __init__(self, app: Any, *, limits: ConnectionLimits, **options: Any) -> None:
+    def __init__(self, app: Any, *, limits: ConnectionLimits, any_origin: bool, **options: Any) -> None:
         super().__init__(app, http=EdgeProtocol, **options)
         self.limits = limits
+        self.any_origin = any_origin  # whether scripts of any site may read what is said below ASGI
 
 
 class _Part(enum.Enum):
@@ -112,13 +116,16 @@ class EdgeProtocol(HttpToolsProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._limits = config.limits
+        self._any_origin = config.any_origin
         self._peer: str | None = None
         self._admitted = False
         self._draining = False
+        self._deaf = False  # nothing more is parsed
         self._part = _Part.IDLE
         self._head_bytes = 0  # of the head's lines that are complete
         self._unparsed_bytes = 0  # received for a head that is not complete yet
         self._completed = False  # whether a message ended in the current read
+        self._held_back = b""  # received, and not to be parsed before some answers have gone out
         self._timer: asyncio.TimerHandle | None = None
         self._timed_part: _Part | None = None
 
@@ -141,9 +148,31 @@ class EdgeProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        """Parse, as long as not too many requests wait for their answers."""
+        if self._held_back:
+            self._held_back += data
+        else:
+            self._feed(data)
+
+    def on_response_complete(self) -> None:
+        """Go on with what was held back."""
+        super().on_response_complete()
+        held_back, self._held_back = self._held_back, b""
+        self._feed(held_back)
+        if self.pipeline:
+            self.flow.pause_reading()  # uvicorn reads on after each answer, however many are owed
+
+    def _feed(self, data: bytes) -> None:
+        while data and self._admitted and not (self._deaf or self.transport.is_closing()):
+            if len(self.pipeline) >= MAX_PIPELINED:
+                self._held_back = data
+                self.flow.pause_reading()
+                return
+            self._parse(data[:_SLICE_BYTES])
+            data = data[_SLICE_BYTES:]
+
+    def _parse(self, data: bytes) -> None:
         """Parse, and see whether the request keeps within size and time."""
-        if not self._admitted or self.transport.is_closing():
-            return
         self._completed = False
         super().data_received(data)
         if self.transport.is_closing():
@@ -234,8 +263,7 @@ class EdgeProtocol(HttpToolsProtocol):
 
     def _too_slow(self) -> None:
         self._timer = self._timed_part = None
-        answering = self.cycle is not None and self.cycle.response_started
-        if self._part is _Part.IDLE or answering:
+        if self._part is _Part.IDLE or (self.cycle is not None and self.cycle.response_started):
             self.transport.close()
         else:
             self._end_with(408, "InvalidRequest", "the request took too long to arrive")
@@ -248,11 +276,27 @@ class EdgeProtocol(HttpToolsProtocol):
         """Answer below ASGI, and close."""
         if self.transport.is_closing():
             return
+        if self._part is not _Part.BODY and self.cycle is not None and not self.cycle.response_complete:
+            # Answers are owed to earlier requests, and this one would be taken for theirs.
+            self._stop_parsing()
+            return
         body = json.dumps({"error": code, "message": message}).encode()
-        head = (
-            b"content-type: application/json; charset=utf-8\r\nx-content-type-options: nosniff\r\n"
-            b"cache-control: no-store\r\naccess-control-allow-origin: *\r\nconnection: close\r\n"
-        )
-        length = f"content-length: {len(body)}\r\n\r\n".encode("ascii")
-        self.transport.write(b"".join((STATUS_LINE[status], head, more, length, body)))
+        lines = [
+            *self.server_state.default_headers,
+            (b"content-type", b"application/json; charset=utf-8"),
+            (b"content-length", str(len(body)).encode("ascii")),
+            (b"cache-control", b"no-store"),
+            (b"x-content-type-options", b"nosniff"),
+            *([(b"access-control-allow-origin", b"*")] if self._any_origin else []),
+            (b"connection", b"close"),
+        ]
+        head = b"".join(b"%b: %b\r\n" % line for line in lines)
+        self.transport.write(b"".join((STATUS_LINE[status], head, more, b"\r\n", body)))
         self.transport.close()
+
+    def _stop_parsing(self) -> None:
+        """Answer what has been asked, then close."""
+        self._deaf = True
+        self.flow.pause_reading()
+        if self.cycle is not None:
+            self.cycle.keep_alive = False

@@ -31,6 +31,17 @@ class Rejected(FeedproxyError):
         self.headers = headers
 
 
+class Faulty(Rejected):
+    """A client's document breaks the rules: a 422 that names each place, in the shape of RFC 9457 problems.
+
+    `faults` are pairs of a JSONPath and a sentence; no value of a tenant stands in them unescaped.
+    """
+
+    def __init__(self, code: str, message: str, faults: tuple[tuple[str, str], ...]) -> None:
+        super().__init__(422, code, message)
+        self.faults = faults
+
+
 class UpstreamError(FeedproxyError):
     """The upstream gave no usable answer: serve a stored copy, or else this error, and try again later.
 
@@ -48,6 +59,14 @@ class UpstreamError(FeedproxyError):
         self.message = message
         self.upstream_status = upstream_status
         self.retry_after_s = retry_after_s
+
+    def bare(self, retry_after_s: float | None = None) -> UpstreamError:
+        """The same error without its traceback, to be kept: a traceback holds every body on its way."""
+        return type(self)(
+            self.message,
+            upstream_status=self.upstream_status,
+            retry_after_s=self.retry_after_s if retry_after_s is None else retry_after_s,
+        )
 
 
 class UpstreamFailure(UpstreamError):
@@ -68,6 +87,53 @@ class UpstreamTimeout(UpstreamError):
     status = 504
 
 
+class PdsError(FeedproxyError):
+    """A PDS, or the directory that leads to it, did not do as asked."""
+
+
+class PdsUnreachable(PdsError):
+    """No usable answer: whether the request was carried out is not known, and it may be repeated as it is.
+
+    `sent` is False when it certainly never left: there was no connection.
+    """
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None, sent: bool = True) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+        self.sent = sent
+
+
+class PdsBusy(PdsError):
+    """We are not to ask for `wait_s` seconds: a limit of theirs or of ours. Nothing was carried out."""
+
+    def __init__(self, message: str, *, wait_s: float) -> None:
+        super().__init__(message)
+        self.wait_s = wait_s
+
+
+class PdsRejected(PdsError):
+    """The PDS refuses this request and will go on doing so. `code` is its XRPC error name."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class TokenRefused(PdsError):
+    """The PDS does not take the token: refresh the session, or log in."""
+
+
+class CredentialsRefused(PdsError):
+    """The account cannot be used until a person sees to it: wrong password, suspended, gone.
+
+    `code` is the XRPC error name, or one of our own.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
 class StoreError(FeedproxyError):
     """The shared store did not do as asked: go on without it."""
 
@@ -78,3 +144,11 @@ class StoreUnavailable(StoreError):
 
 class StoreRefused(StoreError):
     """The shared store is there and said no: out of memory, read-only, not permitted."""
+
+
+class LeaseLost(FeedproxyError):
+    """The delivery is another worker's by now, or canceled: drop the attempt, nothing may be sent."""
+
+
+class Superseded(LeaseLost):
+    """The post was edited after the lease began: give it back, it comes again with the edit."""

@@ -8,11 +8,13 @@ import contextlib
 import os
 import random
 import resource
+import select
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Final
 
 import httpx
@@ -35,7 +37,7 @@ from proxy.feeds.fill import Caches, Filler
 from proxy.feeds.headers import Manner
 from proxy.feeds.held import Held
 from proxy.feeds.memory import MemoryCache
-from proxy.feeds.policy import policy_of
+from proxy.feeds.policy import Rules, policy_of
 from proxy.feeds.recent import RecentSet
 from proxy.feeds.routes import FeedRoutes
 from proxy.feeds.service import FeedService
@@ -57,6 +59,8 @@ _FEWEST_CONNECTIONS: Final = 16
 _RESERVED_FILES: Final = 128
 _KEEP_ALIVE_S: Final = 30
 _DRAIN_S: Final = 7
+_GIVE_UP_S: Final = 5.0
+_LAST_CALL_S: Final = 0.5
 _LANDING_S: Final = 0.5
 _MAX_CURSORS: Final = 100_000
 
@@ -75,10 +79,29 @@ class Process:
         return not self.draining and (self.control is None or self.control.complete)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WebApp:
+    """A web process's application, and what may be done to it while it runs."""
+
+    app: ASGIApp
+    rules: Rules
+    service: FeedService
+
+    def reload(self, environ: Mapping[str, str]) -> None:
+        """Read feedproxy.toml again. What is wrong with it is logged, and the old one stays in force."""
+        try:
+            self.rules.current = load_settings(environ).tenants.feeds
+        except UsageError as error:
+            _log.error("reload_refused", reason=str(error))
+        else:
+            _log.info("reloaded", feed_rules=len(self.rules.current))
+
+
 @contextlib.asynccontextmanager
-async def web_app(settings: Settings, clock: Clock, process: Process) -> AsyncIterator[ASGIApp]:
+async def web_app(settings: Settings, clock: Clock, process: Process) -> AsyncIterator[WebApp]:
     """Everything a web process consists of, closed at the end in the reverse order."""
-    policy = policy_of(settings)
+    rules = Rules(settings.tenants.feeds)
+    policy = policy_of(settings, rules)
     draw = random.Random()  # noqa: S311  (jitter, not secrets)
     async with contextlib.AsyncExitStack() as stack:
         store = _store(settings, clock)
@@ -95,7 +118,7 @@ async def web_app(settings: Settings, clock: Clock, process: Process) -> AsyncIt
         filler = Filler(appview, caches, policy, clock, draw=draw)
         service = FeedService(filler, appview, caches, policy, clock)
         stack.push_async_callback(service.close, _LANDING_S)
-        health = Health(process.ready, lambda: _findings(store, gate, caches))
+        health = Health(process.ready, lambda: _findings(process, store, gate, caches))
         app = Starlette(
             routes=[
                 *health.routes(),
@@ -104,7 +127,7 @@ async def web_app(settings: Settings, clock: Clock, process: Process) -> AsyncIt
             exception_handlers={404: _not_found, 405: _not_found},
         )
         app.router.redirect_slashes = False  # what does not exist is said not to exist
-        yield app
+        yield WebApp(app=app, rules=rules, service=service)
 
 
 def _store(settings: Settings, clock: Clock) -> Store:
@@ -120,14 +143,20 @@ def _upstream_client(settings: Settings, clock: Clock) -> httpx.AsyncClient:
         base_url=settings.upstream,
         transport=DeadlineTransport(clock, max_connections=settings.upstream_concurrency),
         headers={"user-agent": f"feedproxy/{VERSION}{contact}"},
+        # A cookie for one question would go along with everyone's.
+        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
         trust_env=False,
     )
 
 
 def _gate_policy(settings: Settings) -> GatePolicy:
     return GatePolicy(
-        rate=Rate(per_s=settings.upstream_rps, burst=settings.upstream_burst),
-        concurrency=settings.upstream_concurrency,
+        # The budget is the host's; each of its web processes has a part of it.
+        rate=Rate(
+            per_s=settings.upstream_rps / settings.workers,
+            burst=max(1, settings.upstream_burst // settings.workers),
+        ),
+        concurrency=max(1, settings.upstream_concurrency // settings.workers),
         breaker=BreakerPolicy(
             threshold=settings.breaker_threshold,
             cooldown_s=settings.breaker_cooldown,
@@ -139,7 +168,7 @@ def _gate_policy(settings: Settings) -> GatePolicy:
 def _caches(settings: Settings, clock: Clock, store: Store) -> Caches:
     return Caches(
         memory=MemoryCache[Held](settings.memory_mb * 1024 * 1024),
-        shared=SharedCache(store, clock, namespace=settings.namespace),
+        shared=SharedCache(store, clock, namespace=settings.namespace, upstream=settings.upstream),
         failing=FailingKeys(clock, longest_s=settings.negative_ttl),
         unshared=RecentSet(clock, max_items=10_000, keep_s=settings.negative_ttl),
         cursors=RecentSet(clock, max_items=_MAX_CURSORS, keep_s=settings.stale_if_error),
@@ -155,14 +184,29 @@ def _manner(settings: Settings) -> Manner:
     )
 
 
-def _findings(store: Store, gate: LocalGate, caches: Caches) -> Iterator[Finding]:
-    if store.reachable:
-        yield Finding("store", "pass")
-    else:
+def _findings(process: Process, store: Store, gate: LocalGate, caches: Caches) -> Iterator[Finding]:
+    if not store.reachable:
         yield Finding(
             "store",
             "warn",
             "Redis does not answer: feeds are served from memory alone. See that it runs and is reachable.",
+        )
+    elif store.refusal is not None:
+        yield Finding(
+            "store",
+            "warn",
+            f"Redis refuses ({store.refusal}): feeds are not kept over a restart. See its memory and disk, and "
+            "whether it is a replica.",
+        )
+    else:
+        yield Finding("store", "pass")
+    if process.control is not None and process.control.incidents:
+        yield Finding(
+            "store_data",
+            "warn",
+            "Stored data was damaged and has been cut back to what is sound. Check the disk; delete the copy "
+            "of the damaged files once it is of no more use. This warning ends with the next start. "
+            + " | ".join(process.control.incidents),
         )
     if gate.phase is Phase.CLOSED:
         yield Finding("upstream", "pass")
@@ -188,7 +232,11 @@ async def _not_found(request: Request, error: Exception) -> Response:
     return JSONResponse(
         {"error": "NotFound" if status == 404 else "InvalidRequest", "message": message},
         status_code=status,
-        headers={"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"},
+        headers={
+            **(getattr(error, "headers", None) or {}),
+            "Cache-Control": "no-store",
+            "X-Content-Type-Options": "nosniff",
+        },
     )
 
 
@@ -209,6 +257,17 @@ class WebServer(uvicorn.Server):
         await super().startup(sockets)
         self.listening.set()
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Drain. Connections that the kernel has accepted for us are answered like all others, not reset."""
+        loop = asyncio.get_running_loop()
+        poll = select.poll()
+        for listener in sockets or ():
+            poll.register(listener, select.POLLIN)
+        last_call_at = loop.time() + _LAST_CALL_S
+        while poll.poll(0) and loop.time() < last_call_at:  # noqa: ASYNC110 - no event tells of the last one
+            await asyncio.sleep(0)  # the loop accepts one at a turn
+        await super().shutdown(sockets)
+
 
 def _connection_limits(settings: Settings) -> ConnectionLimits:
     """Limits that leave this process descriptors for everything else."""
@@ -227,6 +286,7 @@ def web_server(app: ASGIApp, settings: Settings) -> WebServer:
         EdgeConfig(
             app,
             limits=_connection_limits(settings),
+            any_origin="*" in settings.cors_origins,
             lifespan="off",
             ws="none",
             log_config=None,
@@ -242,18 +302,19 @@ def web_server(app: ASGIApp, settings: Settings) -> WebServer:
 async def run_web(settings: Settings, listener: socket.socket, control: ControlChannel | None) -> None:
     """Serve from `listener` until SIGTERM."""
     process = Process(control=control)
-    async with web_app(settings, SystemClock(), process) as app:
-        server = web_server(app, settings)
+    async with web_app(settings, SystemClock(), process) as web:
+        server = web_server(web.app, settings)
+        loop = asyncio.get_running_loop()
 
         def drain() -> None:
             process.draining = True
             server.should_exit = True
+            # Whoever waits for a slow upstream is answered before the connections are cut.
+            loop.call_later(_GIVE_UP_S, web.service.give_up)
 
-        loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, drain)
-        # Sent to every process of the host; nothing that a web process reads can change while it runs.
-        loop.add_signal_handler(signal.SIGHUP, lambda: None)
+        loop.add_signal_handler(signal.SIGHUP, web.reload, os.environ)
         announcing = asyncio.create_task(_announce(server, control))
         try:
             await server.serve(sockets=[listener])
@@ -289,7 +350,6 @@ def main(argv: Iterable[str] | None = None) -> int:
     parser.add_argument("role", choices=["web"])
     parser.add_argument("--listen-fd", type=int, required=True)
     parser.add_argument("--control-fd", type=int)
-    parser.add_argument("--embedded", action="store_true")
     options = parser.parse_args(None if argv is None else list(argv))
     try:
         settings = load_settings(os.environ)

@@ -69,9 +69,9 @@ class _Child:
 class Supervisor:
     """Keeps the processes of one host running until told to stop.
 
-    `listener` is the bound socket that all web processes accept from. `valkey` is None where the operator
-    runs a Redis. `child_command` is followed by the role and its options. Signals: SIGTERM and SIGINT stop, a
-    second one stops faster, SIGHUP goes on to the children.
+    `listener` is the bound socket that all web processes accept from; a stop closes it. `valkey` is None
+    where the operator runs a Redis. `child_command` is followed by the role and its options. Signals: SIGTERM
+    and SIGINT stop, a second one stops faster, SIGHUP goes on to the children.
     """
 
     def __init__(
@@ -87,6 +87,8 @@ class Supervisor:
         self._settings = settings
         self._listener = listener
         self._valkey = valkey
+        if valkey is not None:
+            valkey.on_incident = self._tell_children
         self._child_command = tuple(child_command)
         self._child_environ = _child_environ(settings, environ, listener, valkey)
         self._clock = clock or SystemClock()
@@ -133,6 +135,8 @@ class Supervisor:
         await self._stopping.wait()
         self._log.info("stopping")
         stop_by = self._clock.steady() + STOP_S
+        # While any process has it open, connections are accepted by the kernel, and answered by nobody.
+        self._listener.close()
         self._signal_children(signal.SIGTERM)
         hurry = asyncio.create_task(self._hurry.wait())
         await asyncio.wait([web, hurry], timeout=DRAIN_S, return_when=asyncio.FIRST_COMPLETED)
@@ -190,13 +194,11 @@ class Supervisor:
             child.signal(signal.SIGKILL)  # still running only if we are being cancelled
             await process.wait()
             await link.close()
-            self._tell_fleet()
+            self._tell_children()
 
     async def _spawn_web(self, control_fd: int) -> asyncio.subprocess.Process:
         listen_fd = self._listener.fileno()
         options = [f"--listen-fd={listen_fd}", f"--control-fd={control_fd}"]
-        if self._valkey is not None:
-            options.append("--embedded")
         return await asyncio.create_subprocess_exec(
             *self._child_command,
             "web",
@@ -213,14 +215,17 @@ class Supervisor:
             if event == "ready" and not child.ready:
                 child.ready = True
                 self._log.info("web_ready", slot=child.slot, pid=child.process.pid)
-                self._tell_fleet()
+                self._tell_children()
                 if child.to_reload:
                     child.signal(signal.SIGHUP)
 
-    def _tell_fleet(self) -> None:
+    def _tell_children(self) -> None:
         ready = sum(child.ready for child in self._children)
+        incidents = [] if self._valkey is None else [str(incident) for incident in self._valkey.incidents]
         for child in self._children:
             child.link.send_fleet(ready, self._settings.workers)
+            if incidents:
+                child.link.send_store(incidents)
 
 
 def serve(

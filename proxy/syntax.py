@@ -1,6 +1,6 @@
 """The string formats of AT Protocol lexicons (https://atproto.com/specs/lexicon#string-formats).
 
-Each check accepts what the reference AppView accepts, so that nothing it would answer is refused here.
+Each check follows the format's specification where the AppView does, and is as loose as it is elsewhere.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _AT_URI = re.compile(
 )
 _AT_URI_CHARS = re.compile(r"[a-zA-Z0-9._~:@!$&'()*+,;=%/\\\[\]#?-]*")
 _CID = re.compile(r"[a-zA-Z0-9+=]{8,256}")
-_LANGUAGE = re.compile(r"[a-zA-Z]{2,8}(-[a-zA-Z0-9]{1,8})*")
+_LANGUAGE = re.compile(r"[a-zA-Z]{1,8}(-[a-zA-Z0-9]{1,8})*")
 _URI = re.compile(r"\w+:(?://)?[^\s/][^\s]*")
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
 import sys
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 import structlog
 
@@ -15,12 +17,35 @@ _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARN
 Logger = structlog.typing.FilteringBoundLogger
 
 
-def configure_logging(settings: Settings, *, role: str, stream: TextIO = sys.stderr) -> None:
-    """Send every log line of this process to `stream`, marked with the process's `role`.
+class _Unbreakable(io.TextIOBase):
+    """A stream whose reader may go away: what cannot be written is lost, and nothing else is."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__()
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.flush()
+
+    def isatty(self) -> bool:
+        with contextlib.suppress(OSError, ValueError):
+            return self._stream.isatty()
+        return False
+
+
+def configure_logging(settings: Settings, *, role: str, target: TextIO = sys.stderr) -> None:
+    """Send every log line of this process to `target`, marked with the process's `role`.
 
     Called once by each process before it builds anything. Lines of the libraries (uvicorn, asyncio) are
     rendered the same way.
     """
+    stream = _Unbreakable(target)
     as_json = settings.log_format == "json" or (settings.log_format == "auto" and not stream.isatty())
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -37,7 +62,7 @@ def configure_logging(settings: Settings, *, role: str, stream: TextIO = sys.std
     structlog.configure(
         processors=[*shared, *renderer],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.WriteLoggerFactory(stream),
+        logger_factory=structlog.WriteLoggerFactory(cast("TextIO", stream)),
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(stream)
@@ -48,6 +73,9 @@ def configure_logging(settings: Settings, *, role: str, stream: TextIO = sys.std
         )
     )
     logging.basicConfig(handlers=[handler], level=max(level, logging.WARNING), force=True)
+    # uvicorn warns of every request that is no HTTP: whoever sends such would write our log.
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
+    logging.getLogger("uvicorn.access").setLevel(logging.INFO if settings.access_log else logging.CRITICAL)
 
 
 def get_logger() -> Logger:

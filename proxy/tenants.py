@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from proxy.syntax import is_at_identifier, is_at_uri, is_nsid
+from proxy.syntax import at_uri_authority, is_at_identifier, is_at_uri, is_nsid, with_authority
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 EnvName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
@@ -18,6 +18,13 @@ def _account_identifier(value: str) -> str:
     if not is_at_identifier(value):
         raise ValueError(f"{value!r} is neither a handle nor a DID")
     return value if value.startswith("did:") else value.lower()
+
+
+def _account_or_uri(value: str) -> str:
+    if is_at_uri(value):
+        authority = at_uri_authority(value)
+        return value if authority.startswith("did:") else with_authority(value, authority.lower())
+    return _account_identifier(value)
 
 
 def _host_name(value: str) -> str:
@@ -76,7 +83,7 @@ class Site(_Table):
 class FeedRule(_Table):
     """A freshness lifetime of its own for an actor's feeds or for a method."""
 
-    actor: str | None = None
+    actor: Annotated[str, AfterValidator(_account_or_uri)] | None = None
     method: str | None = None
     ttl_s: float = Field(ge=0.1, le=30 * 86400)
 
@@ -84,8 +91,6 @@ class FeedRule(_Table):
     def _names_something(self) -> FeedRule:
         if self.actor is None and self.method is None:
             raise ValueError("give actor, method or both")
-        if self.actor is not None and not (is_at_identifier(self.actor) or is_at_uri(self.actor)):
-            raise ValueError(f"actor {self.actor!r} is not a handle, a DID or an at:// URI")
         if self.method is not None and not is_nsid(self.method):
             raise ValueError(f"method {self.method!r} is not an NSID such as app.bsky.actor.getProfile")
         return self

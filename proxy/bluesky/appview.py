@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import httpx
+import ijson
 from pydantic_core import from_json
 
 from proxy.bluesky.transport import within
@@ -27,6 +28,8 @@ _ANSWERS: Final = frozenset({200, 304, 400, 404, 410})
 _RETRIED: Final = frozenset({429, 502, 503, 504})
 # An upstream that sends these is not alive, whatever it says besides.
 _DEAD: Final = frozenset({502, 503, 504})
+# What a client is told when the upstream refuses and does not say for how long.
+_COME_BACK_S: Final = 5.0
 # A body larger than this is checked outside the event loop.
 _LARGE_BYTES: Final = 64 * 1024
 
@@ -175,7 +178,7 @@ class AppView:
         message = f"the upstream answered {status}"
         if status in (429, 503):
             error: UpstreamError = UpstreamUnavailable(
-                message, upstream_status=status, retry_after_s=held_s or None
+                message, upstream_status=status, retry_after_s=held_s or _COME_BACK_S
             )
         else:
             error = UpstreamFailure(message, upstream_status=status)
@@ -235,11 +238,18 @@ async def _json_object(body: bytes, headers: Mapping[str, str]) -> Mapping[str, 
     """The JSON object that the body is, None if it is something else."""
     if not headers.get("content-type", "").lower().startswith("application/json"):
         return None
+    parsed = await asyncio.to_thread(_parsed, body) if len(body) > _LARGE_BYTES else _parsed(body)
+    return parsed if isinstance(parsed, dict) else None
+
+
+def _parsed(body: bytes) -> Any:
     try:
-        if len(body) > _LARGE_BYTES:
-            document = await asyncio.to_thread(from_json, body, allow_inf_nan=False)
-        else:
-            document = from_json(body, allow_inf_nan=False)
-    except ValueError:
+        return from_json(body, allow_inf_nan=False)
+    except ValueError as error:
+        if "recursion" not in str(error):
+            return None
+    # A thread of two hundred replies nests deeper than fast parsers go; this one has no such limit.
+    try:
+        return next(ijson.items(body, "", use_float=True))
+    except (ijson.JSONError, StopIteration, UnicodeDecodeError):
         return None
-    return document if isinstance(document, dict) else None

@@ -27,11 +27,13 @@ class Entry:
     """An answer as it is stored, the same for every process.
 
     `bodies` maps a coding ("identity", "br", "zstd", "gzip") to the body in it. `initial_age_s` is the age at
-    arrival, `cost_s` what the fetch took, `early_draw` the sample that sets the early refresh. `dids` are the
-    DIDs behind the handles the question names, as far as the answer told them. `cursor` is the next page's.
+    arrival, `cost_s` what the fetch took, `early_draw` the sample that sets the early refresh. `dids` maps the
+    handles of the accounts the question names to their DIDs, as far as the answer told them. `cursor` is the
+    next page's. `stamp` is new with every confirmation by the upstream.
     """
 
     key_id: str
+    stamp: str
     status: int
     content_type: str
     bodies: Mapping[str, bytes]
@@ -62,6 +64,7 @@ class Entry:
         """The entry as the fields of a Redis hash."""
         meta = {
             "key": self.key_id,
+            "stamp": self.stamp,
             "status": self.status,
             "type": self.content_type,
             "etag": self.upstream_etag,
@@ -96,6 +99,7 @@ def entry_from_fields(fields: Mapping[bytes, bytes], key_id: str) -> Entry | Non
             return None
         return Entry(
             key_id=key_id,
+            stamp=str(meta["stamp"]),
             status=int(meta["status"]),
             content_type=str(meta["type"]),
             bodies=bodies,
@@ -134,14 +138,14 @@ _VIEW_FIELDS: Final = (
 )
 
 
-def dids_in(document: Any, handles: frozenset[str]) -> dict[str, str]:
-    """The DIDs that the views in `document` tell for `handles`."""
+def dids_in(document: Any, accounts: frozenset[str]) -> dict[str, str]:
+    """Handle and DID of each of `accounts` (either), as far as the views in `document` tell them."""
     found: dict[str, str] = {}
     for view in _views(document):
-        if len(found) == len(handles):
+        if len(found) == len(accounts):
             break
         handle, did = view.get("handle"), view.get("did")
-        if isinstance(handle, str) and isinstance(did, str) and handle.lower() in handles:
+        if isinstance(handle, str) and isinstance(did, str) and {handle.lower(), did} & accounts:
             found.setdefault(handle.lower(), did)
     return found
 

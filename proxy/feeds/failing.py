@@ -45,7 +45,14 @@ class FailingKeys:
         failures = last.failures + 1 if last is not None and in_a_row else 1
         until = now + failing_for(failures, base_s=min(FIRST_S, self._longest_s), cap_s=self._longest_s)
         self._by_key[key_id] = Failing(error, failures, until)
-        while len(self._by_key) > MAX_KEYS:
+        self._forget(now)
+
+    def _forget(self, now: float) -> None:
+        """Drop from the front, where the oldest are, what is of no more use."""
+        while self._by_key:
+            oldest = next(iter(self._by_key.values()))
+            if len(self._by_key) <= MAX_KEYS and now < oldest.until + self._longest_s:
+                return
             self._by_key.popitem(last=False)
 
     def clear(self, key_id: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import random
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
@@ -70,7 +71,7 @@ class Caches:
     shared: SharedCache
     failing: FailingKeys
     unshared: RecentSet  # keys whose last answer must not be shared
-    cursors: RecentSet  # cursors that stored answers have handed out
+    cursors: RecentSet  # digests of the cursors that stored answers have handed out
 
 
 class Filler:
@@ -110,21 +111,20 @@ class Filler:
             reply, under_did = await self._ask(key, held, rank, deadline)
             outcome = await self._settle(key, held, reply, under_did=under_did)
         except UpstreamError as error:
-            outcome = Failed(error)
+            outcome = Failed(error.bare())
         self._remember(key, outcome)
         return outcome
 
     async def _newer(self, key: FeedKey, held: Held) -> Held | None:
         """What level 2 has, if it was confirmed after what we hold."""
         loaded = await self._caches.shared.load(key)
-        if loaded is None or loaded.age_s < 0:
+        if loaded is None or loaded.age_s < 0 or loaded.entry.stamp == held.entry.stamp:
             return None
-        born_at = self._clock.steady() - loaded.age_s
-        # Within a moment of each other both are the same answer, seen through two clocks.
-        if not held.from_future and born_at < held.born_at + 0.05:
+        now = self._clock.steady()
+        newer = self._held(key, loaded.entry, born_at=now - loaded.age_s)
+        if newer.ttl_s(now) <= 0 or newer.age_s(now) >= held.age_s(now):
             return None
-        newer = self._hold(key, loaded.entry, born_at=born_at)
-        return newer if newer.ttl_s(self._clock.steady()) > 0 else None
+        return self._hold(key, loaded.entry, born_at=now - loaded.age_s)
 
     async def _ask(self, key: FeedKey, held: Held | None, rank: Rank, deadline: float) -> tuple[Reply, bool]:
         """The reply, and whether it speaks of DIDs rather than of handles that may have changed hands."""
@@ -144,7 +144,7 @@ class Filler:
     async def _settle(self, key: FeedKey, held: Held | None, reply: Reply, *, under_did: bool) -> Outcome:
         arrived_at = self._clock.steady()
         if reply.status == 304:
-            if held is None:
+            if held is None or held.entry.negative:
                 raise UpstreamFailure("the upstream answered 304 to a plain request", upstream_status=304)
             confirmed = self._confirmed(key, held.entry, reply, arrived_at)
             return Filled(
@@ -164,6 +164,7 @@ class Filler:
         headers = merged({name: value for name, value in kept.items() if value is not None}, reply.headers)
         entry = replace(
             stored,
+            stamp=self._stamp(),
             upstream_etag=_plain(headers.get("etag")),
             labelers=_plain(headers.get("atproto-content-labelers")),
             initial_age_s=initial_age(reply.headers.get("age"), reply.took_s),
@@ -173,11 +174,14 @@ class Filler:
         return self._hold(key, entry, born_at=arrived_at - entry.initial_age_s)
 
     async def _entry(self, key: FeedKey, reply: Reply, known_dids: Mapping[str, str]) -> Entry:
-        bodies, body_hash = await asyncio.to_thread(compressed, reply.body)
         document = reply.document or {}
         cursor = document.get("cursor")
+        (bodies, body_hash), dids = await asyncio.gather(
+            asyncio.to_thread(compressed, reply.body), asyncio.to_thread(_dids, key, document)
+        )
         return Entry(
             key_id=key.id,
+            stamp=self._stamp(),
             status=reply.status,
             content_type=_plain(reply.headers.get("content-type")) or "application/json",
             bodies=bodies,
@@ -187,9 +191,12 @@ class Filler:
             initial_age_s=initial_age(reply.headers.get("age"), reply.took_s),
             cost_s=reply.took_s,
             early_draw=self._draw.expovariate(1.0),
-            dids={**known_dids, **_dids(key, document)},
+            dids={**known_dids, **dids},
             cursor=cursor if isinstance(cursor, str) else None,
         )
+
+    def _stamp(self) -> str:
+        return f"{self._draw.getrandbits(64):016x}"
 
     def _held(self, key: FeedKey, entry: Entry, *, born_at: float, from_future: bool = False) -> Held:
         life = self._policy.lifetime_of(
@@ -204,9 +211,9 @@ class Filler:
 
     def _hold(self, key: FeedKey, entry: Entry, *, born_at: float, from_future: bool = False) -> Held:
         held = self._held(key, entry, born_at=born_at, from_future=from_future)
-        self._caches.memory.put(key.id, held, entry.size_bytes)
+        self._caches.memory.put(key.digest, held, entry.size_bytes)
         if entry.cursor is not None:
-            self._caches.cursors.add(entry.cursor)
+            self._caches.cursors.add(cursor_digest(entry.cursor))
         return held
 
     def _keeping(
@@ -221,13 +228,19 @@ class Filler:
             case Failed(error):
                 # That our own gate was closed says nothing of this question.
                 if not isinstance(error, UpstreamUnavailable) or error.upstream_status is not None:
-                    self._caches.failing.note(key.id, error)
+                    self._caches.failing.note(key.digest, error)
             case Unshared(_, reason):
-                _log.warning("answer_not_storable", key=key.target[:200], reason=reason)
-                self._caches.unshared.add(key.id)
-                self._caches.failing.clear(key.id)
+                if key.digest not in self._caches.unshared:
+                    _log.warning("answer_not_storable", key=key.target[:200], reason=reason)
+                self._caches.unshared.add(key.digest)
+                self._caches.failing.clear(key.digest)
             case Filled():
-                self._caches.failing.clear(key.id)
+                self._caches.failing.clear(key.digest)
+
+
+def cursor_digest(cursor: str) -> str:
+    """A short name for a cursor, which may be long."""
+    return hashlib.blake2b(cursor.encode(), digest_size=12).hexdigest()
 
 
 def _headers(key: FeedKey) -> dict[str, str]:
@@ -254,8 +267,8 @@ def _is_gone(reply: Reply, *, under_did: bool) -> bool:
 
 
 def _dids(key: FeedKey, document: Mapping[str, object]) -> dict[str, str]:
-    handles = frozenset(account for account in key.accounts() if not is_did(account))
+    accounts = frozenset(key.accounts())
     did = document.get("did")
     if key.nsid == "com.atproto.identity.resolveHandle" and isinstance(did, str):
-        return dict.fromkeys(handles, did)
-    return dids_in(document, handles)
+        return dict.fromkeys(accounts, did)
+    return dids_in(document, accounts)

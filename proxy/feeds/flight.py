@@ -17,8 +17,8 @@ from proxy.telemetry import get_logger
 
 T = TypeVar("T")
 
-MAX_WAITERS_PER_FLIGHT: Final = 2000
-MAX_WAITERS: Final = 20_000
+# As many as there may be connections: a front page's worth of readers for one feed.
+MAX_WAITERS: Final = 10_000
 # So many are woken before others get a turn of the event loop.
 _WAKE_BATCH: Final = 256
 
@@ -57,7 +57,8 @@ class Flights(Generic[T]):
         self._max_age_s = max_age_s
         self._crashed = crashed
         self._after = after
-        self._by_key: dict[str, Flight[T]] = {}
+        self._by_key: dict[str, Flight[T]] = {}  # newcomers join these
+        self._flying: set[Flight[T]] = set()
         self._tasks: set[asyncio.Task[None]] = set()  # strong references: the loop keeps weak ones
         self._waiting = 0
 
@@ -84,7 +85,7 @@ class Flights(Generic[T]):
         """
         if flight.outcome is not None:
             return flight.outcome
-        if len(flight.waiters) >= MAX_WAITERS_PER_FLIGHT or self._waiting >= MAX_WAITERS:
+        if self._waiting >= MAX_WAITERS:
             raise UpstreamUnavailable("too many requests wait for the upstream", retry_after_s=1.0)
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         flight.waiters.add(waiter)
@@ -93,13 +94,20 @@ class Flights(Generic[T]):
             async with asyncio.timeout(timeout_s):
                 await waiter
         except TimeoutError:
-            if flight.outcome is None:
-                raise UpstreamTimeout("the upstream did not answer in time") from None
+            pass  # the outcome may have come in the very instant in which the time was up
         finally:
             self._waiting -= 1
             flight.waiters.discard(waiter)
-        assert flight.outcome is not None  # noqa: S101  (set before the waiter is woken)
+        if flight.outcome is None:
+            raise UpstreamTimeout("the upstream did not answer in time")
         return flight.outcome
+
+    def give_up(self) -> None:
+        """Wake everyone who waits, with or without an outcome: there is no more time."""
+        for flight in self._flying:
+            for waiter in flight.waiters:
+                if not waiter.done():
+                    waiter.set_result(None)
 
     async def drain(self, grace_s: float) -> None:
         """Let flights land for `grace_s` seconds, then end the rest. For shutdown, when nobody waits."""
@@ -110,16 +118,21 @@ class Flights(Generic[T]):
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _run(self, flight: Flight[T], fly: Callable[[], Awaitable[T]]) -> None:
+        self._flying.add(flight)
+        crash: Exception | None = None
         try:
             flight.outcome = await fly()
         except Exception as error:  # noqa: BLE001  (the last resort: a bug must not leave waiters hanging)
-            _log.exception("flight_crashed", key=flight.key[:200])
+            crash = error
             flight.outcome = self._crashed(error)
         finally:
             # Off the table before anyone is woken: who comes now starts anew or finds the stored answer.
             if self._by_key.get(flight.key) is flight:
                 del self._by_key[flight.key]
+            self._flying.discard(flight)
         await _wake(flight.waiters)
+        if crash is not None:
+            _log.error("flight_crashed", key=flight.key, exc_info=crash)
         if self._after is not None:
             await self._after(flight.outcome)
 

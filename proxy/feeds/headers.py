@@ -76,9 +76,10 @@ def preflight(manner: Manner, origin: str | None, wanted: str | None) -> Headers
     headers = [
         (b"vary", b"Origin, Access-Control-Request-Headers"),
         (b"access-control-max-age", _PREFLIGHT_MAX_AGE_S),
+        (b"x-content-type-options", b"nosniff"),
         *cors(manner, origin),
     ]
-    if len(headers) > 2:
+    if len(headers) > 3:
         headers.append((b"access-control-allow-methods", b"GET, HEAD, OPTIONS"))
         if wanted and len(wanted) <= 2048 and _TOKEN_LIST.fullmatch(wanted.strip()):
             headers.append((b"access-control-allow-headers", wanted.strip().encode("ascii")))

@@ -78,6 +78,11 @@ class FeedKey:
             elif format_ == "at-uri":
                 yield at_uri_authority(value)
 
+    def at_uris(self) -> Iterator[str]:
+        """Every at:// URI the question names."""
+        known = METHODS[self.nsid].params
+        return (value for name, value in self.params if known[name].format == "at-uri")
+
     def with_dids(self, dids: Mapping[str, str]) -> FeedKey:
         """The same question with DIDs in place of the handles that `dids` maps."""
         known = METHODS[self.nsid].params
@@ -119,9 +124,10 @@ def _given_values(method: Method, query: bytes) -> dict[str, list[str]]:
         raise _invalid(method, "the query is not UTF-8 text") from None
     given: dict[str, list[str]] = {}
     for name, value in pairs:
+        # Some clients write arrays as uris[] or uris[0]; the AppView reads a single value so as well.
         brackets = _BRACKETS.fullmatch(name)
         param = method.params.get(brackets[1] if brackets else name)
-        if param is not None and (param.many or not brackets):
+        if param is not None:
             given.setdefault(param.name, []).append(value)
     return given
 
@@ -184,7 +190,7 @@ def _under_did(param: Param, value: str, dids: Mapping[str, str]) -> str:
 
 
 def _canonical_labelers(header: str | None) -> str | None:
-    """Sorted, each DID once; a value the AppView could not parse counts as absent, as it does there."""
+    """Sorted, each DID once. A value that names anything but labelers counts as absent."""
     if header is None or not header.strip():
         return None if header is None else ""
     redacted: dict[str, bool] = {}

@@ -8,19 +8,26 @@ from dataclasses import dataclass
 from proxy.feeds.freshness import Lifetime, Windows, lifetime
 from proxy.feeds.key import FeedKey
 from proxy.settings import Settings
+from proxy.syntax import at_uri_authority, with_authority
 from proxy.tenants import FeedRule
+
+
+@dataclass(slots=True)
+class Rules:
+    """The [[feeds]] of feedproxy.toml, which may be read again while we run."""
+
+    current: tuple[FeedRule, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeedPolicy:
-    """How long answers live, in seconds; of the `rules` of feedproxy.toml the first match wins."""
+    """How long answers live, in seconds; of the rules of feedproxy.toml the first match wins."""
 
     ttl_s: float
     negative_ttl_s: float
     windows: Windows
-    client_max_age_s: float
     timeout_s: float
-    rules: tuple[FeedRule, ...] = ()
+    rules: Rules
 
     def lifetime_of(
         self,
@@ -49,7 +56,7 @@ class FeedPolicy:
         return fresh_s + max(self.windows.stale_while_revalidate_s, self.windows.stale_if_error_s)
 
     def _ttl_of(self, key: FeedKey, dids: Mapping[str, str]) -> float:
-        for rule in self.rules:
+        for rule in self.rules.current:
             if rule.method in (None, key.nsid) and _concerns(rule.actor, key, dids):
                 return rule.ttl_s
         return self.ttl_s
@@ -59,12 +66,16 @@ def _concerns(actor: str | None, key: FeedKey, dids: Mapping[str, str]) -> bool:
     if actor is None:
         return True
     if actor.startswith("at://"):
-        return any(value == actor for _, value in key.params)
-    wanted = actor.lower() if not actor.startswith("did:") else actor
-    return any(account == wanted or dids.get(account) == wanted for account in key.accounts())
+        return any(_under_did(value, dids) == _under_did(actor, dids) for value in key.at_uris())
+    return any(dids.get(account, account) == dids.get(actor, actor) for account in key.accounts())
 
 
-def policy_of(settings: Settings) -> FeedPolicy:
+def _under_did(uri: str, dids: Mapping[str, str]) -> str:
+    authority = at_uri_authority(uri)
+    return with_authority(uri, dids.get(authority, authority))
+
+
+def policy_of(settings: Settings, rules: Rules) -> FeedPolicy:
     """The policy that `settings` spell out."""
     return FeedPolicy(
         ttl_s=settings.cache_ttl,
@@ -73,7 +84,6 @@ def policy_of(settings: Settings) -> FeedPolicy:
             stale_while_revalidate_s=settings.stale_while_revalidate,
             stale_if_error_s=settings.stale_if_error,
         ),
-        client_max_age_s=settings.client_max_age,
         timeout_s=settings.upstream_timeout,
-        rules=settings.tenants.feeds,
+        rules=rules,
     )

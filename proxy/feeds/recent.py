@@ -21,11 +21,19 @@ class RecentSet:
         return added_at is not None and self._clock.steady() - added_at < self._keep_s
 
     def __len__(self) -> int:
+        self._forget()
         return len(self._added_at)
 
     def add(self, item: str) -> None:
         """Remember `item` from now on, in place of the oldest if there are too many."""
         self._added_at[item] = self._clock.steady()
         self._added_at.move_to_end(item)
-        while len(self._added_at) > self._max_items:
+        self._forget()
+
+    def _forget(self) -> None:
+        oldest_kept_at = self._clock.steady() - self._keep_s
+        while self._added_at:
+            added_at = next(iter(self._added_at.values()))
+            if len(self._added_at) <= self._max_items and added_at > oldest_kept_at:
+                return
             self._added_at.popitem(last=False)

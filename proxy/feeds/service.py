@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import enum
 import itertools
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Final, Literal
 from proxy.bluesky.appview import AppView
 from proxy.clock import Clock
 from proxy.errors import UpstreamError, UpstreamFailure, UpstreamUnavailable
-from proxy.feeds.fill import Caches, Failed, Filled, Filler, Outcome, Unshared
+from proxy.feeds.fill import Caches, Failed, Filled, Filler, Outcome, Unshared, cursor_digest
 from proxy.feeds.flight import Flight, Flights
 from proxy.feeds.freshness import Freshness
 from proxy.feeds.held import Held
@@ -23,6 +24,7 @@ OLD_PATIENCE_S: Final = 2.0
 # A flight ends by its own deadline; this is for what follows it and for a loop under load.
 _WAIT_MARGIN_S: Final = 1.0
 MAX_REFRESHES: Final = 500
+_LOADING_POLL_S: Final = 0.1
 
 
 class Served(enum.Enum):
@@ -68,16 +70,17 @@ class FeedService:
         self._loads: Flights[_Found] = Flights(clock, max_age_s=max_age_s, crashed=lambda _: _Found(None))
         self._fills: Flights[Outcome] = Flights(clock, max_age_s=max_age_s, crashed=_crashed, after=_keep)
         self._numbers = itertools.count()
+        self._refreshes = 0
 
     async def answer(self, key: FeedKey) -> Answer:
         """The answer to `key`. Raises nothing: trouble is told in the answer."""
-        held = self._caches.memory.get(key.id)
+        held = self._caches.memory.get(key.digest)
         if held is None or self._freshness(held) is Freshness.EXPIRED:
             held = await self._load(key)
         state = Freshness.EXPIRED if held is None else self._freshness(held)
         if held is not None and state is Freshness.FRESH:
             return Answer(served=Served.HIT, held=held)
-        if key.id in self._caches.unshared:
+        if key.digest in self._caches.unshared:
             return await self._answer_alone(key, held, state)
         if held is None or state is Freshness.EXPIRED:
             return await self._miss(key, held)
@@ -91,6 +94,11 @@ class FeedService:
         if state is Freshness.EARLY:
             return Answer(served=served, held=held)
         return _stale(held, trouble)
+
+    def give_up(self) -> None:
+        """Answer everyone who still waits with what there is: this process is about to end."""
+        self._loads.give_up()
+        self._fills.give_up()
 
     async def close(self, grace_s: float) -> None:
         """Let what is under way land for `grace_s` seconds."""
@@ -106,7 +114,7 @@ class FeedService:
         async def look_up() -> _Found:
             return _Found(await self._filler.load(key))
 
-        flight, _ = self._loads.join(key.id, look_up)
+        flight, _ = self._loads.join(key.digest, look_up)
         try:
             return (await self._loads.wait(flight, self._policy.timeout_s)).held
         except UpstreamError:
@@ -114,7 +122,7 @@ class FeedService:
 
     def _trouble(self, key: FeedKey) -> UpstreamError | None:
         """Why the upstream is not to be asked for `key` now."""
-        failing = self._caches.failing.current(key.id)
+        failing = self._caches.failing.current(key.digest)
         if failing is not None:
             return failing.error
         closed_for_s = self._appview.closed_for_s()
@@ -124,8 +132,15 @@ class FeedService:
 
     def _refresh(self, key: FeedKey, held: Held) -> None:
         """One refresh in the background. The place is taken before anything is awaited."""
-        if len(self._fills) < MAX_REFRESHES:
-            self._join(key, held, Rank.REFRESH)
+        if self._refreshes >= MAX_REFRESHES:
+            return
+        flight, started = self._join(key, held, Rank.REFRESH)
+        if started and flight.task is not None:
+            self._refreshes += 1
+            flight.task.add_done_callback(self._refresh_done)
+
+    def _refresh_done(self, _task: object) -> None:
+        self._refreshes -= 1
 
     async def _refreshed(self, key: FeedKey, held: Held) -> Answer:
         """A copy that is old: a refresh if it comes soon, else the copy."""
@@ -140,14 +155,31 @@ class FeedService:
 
     async def _miss(self, key: FeedKey, held: Held | None) -> Answer:
         """Nothing to serve: the upstream decides. `held` is a negative answer that has expired, if any."""
-        failing = self._caches.failing.current(key.id)
+        failing = self._caches.failing.current(key.digest)
         if failing is not None:
             left_s = failing.until - self._clock.steady()
-            return _failed(failing.error, retry_after_s=left_s, detail="failing")
+            return await self._unless_loaded(
+                key, _failed(failing.error, retry_after_s=left_s, detail="failing")
+            )
         gone = held if held is not None and held.entry.negative else None
         flight, started = self._join(key, gone, self._rank(key))
         outcome = await self._wait(flight, self._policy.timeout_s + _WAIT_MARGIN_S)
-        return await self._told(key, outcome, started=started, fwd="uri-miss", fallback=None)
+        answer = await self._told(key, outcome, started=started, fwd="uri-miss", fallback=None)
+        return await self._unless_loaded(key, answer) if answer.error is not None else answer
+
+    async def _unless_loaded(self, key: FeedKey, failed: Answer) -> Answer:
+        """An error, unless a store that is still loading turns out to have a copy while there is time."""
+        deadline = self._clock.steady() + self._policy.timeout_s
+        while self._caches.shared.warming and self._clock.steady() < deadline:
+            await asyncio.sleep(_LOADING_POLL_S)
+            held = await self._load(key)
+            if (
+                held is not None
+                and self._freshness(held) is not Freshness.EXPIRED
+                and failed.error is not None
+            ):
+                return _stale(held, failed.error)
+        return failed
 
     async def _told(
         self,
@@ -191,23 +223,25 @@ class FeedService:
         async def fly() -> Outcome:
             return await self._filler.fill(key, copy, self._rank(key))
 
-        flight, _ = self._fills.join(f"{key.id}\n#{next(self._numbers)}", fly)
+        flight, _ = self._fills.join(f"{key.digest}#{next(self._numbers)}", fly)
         outcome = await self._wait(flight, self._policy.timeout_s + _WAIT_MARGIN_S)
         fwd: Literal["uri-miss", "stale"] = "uri-miss" if copy is None else "stale"
         return await self._told(key, outcome, started=True, fwd=fwd, fallback=copy)
 
     def _join(self, key: FeedKey, held: Held | None, rank: Rank) -> tuple[Flight[Outcome], bool]:
-        return self._fills.join(key.id, lambda: self._filler.fill(key, held, rank))
+        return self._fills.join(key.digest, lambda: self._filler.fill(key, held, rank))
 
     async def _wait(self, flight: Flight[Outcome], timeout_s: float) -> Outcome:
         try:
             return await self._fills.wait(flight, timeout_s)
         except UpstreamError as error:
-            return Failed(error)
+            return Failed(error.bare())
 
     def _rank(self, key: FeedKey) -> Rank:
         cursor = key.cursor
-        return Rank.MISS if cursor is None or cursor in self._caches.cursors else Rank.DOUBTFUL
+        if cursor is None or cursor_digest(cursor) in self._caches.cursors:
+            return Rank.MISS
+        return Rank.DOUBTFUL
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,17 +269,13 @@ def _failed(
     retry_after_s: float | None = None,
     detail: str | None = None,
 ) -> Answer:
-    told = type(error)(
-        error.message,
-        upstream_status=error.upstream_status,
-        retry_after_s=error.retry_after_s if retry_after_s is None else retry_after_s,
-    )
     refused_here = isinstance(error, UpstreamUnavailable) and error.upstream_status is None
+    forwarded = detail is None and not refused_here
     return Answer(
         served=Served.ERROR,
-        error=told,
-        fwd=None if detail or refused_here else "uri-miss",
-        fwd_status=error.upstream_status,
+        error=error.bare(retry_after_s),
+        fwd="uri-miss" if forwarded else None,
+        fwd_status=error.upstream_status if forwarded else None,
         collapsed=collapsed,
         detail=detail,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -38,10 +39,16 @@ class Write(Protocol):
 class SharedCache:
     """Answers by key, in Redis. Whatever goes wrong there is logged and counts as a miss."""
 
-    def __init__(self, store: Store, clock: Clock, *, namespace: str) -> None:
+    def __init__(self, store: Store, clock: Clock, *, namespace: str, upstream: str) -> None:
         self._store = store
         self._clock = clock
-        self._prefix = f"{namespace}:feed:"
+        # Another upstream's answers are answers to other questions.
+        self._prefix = f"{namespace}:feed:{hashlib.blake2b(upstream.encode(), digest_size=4).hexdigest()}:"
+
+    @property
+    def warming(self) -> bool:
+        """Whether what is not found now may be found in a moment, because the store is still loading."""
+        return self._store.warming
 
     async def load(self, key: FeedKey) -> Loaded | None:
         """The answer to `key`, None if there is none or the store does not say."""
@@ -70,7 +77,8 @@ class SharedCache:
         """Note that the upstream confirmed `entry`: its age starts anew, its bodies are not sent again."""
         fields = entry.to_fields()
         args = [round(keep_s * 1000), self._since_us(arrived_at), fields["format"], fields["hash"]]
-        if await self._write(_CONFIRM, key, [*args, fields["meta"]]) == 0:
+        # Whatever is there instead, be it of another type, gives way.
+        if await self._write(_CONFIRM, key, [*args, fields["meta"]]) != 1:
             await self.store(key, entry, arrived_at=arrived_at, keep_s=keep_s)
 
     async def _write(self, what: Script, key: FeedKey, args: list[Any]) -> Any:

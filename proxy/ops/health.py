@@ -16,7 +16,7 @@ from starlette.routing import Route
 
 from proxy.version import VERSION
 
-_NO_STORE = {"Cache-Control": "no-store"}
+_NO_STORE = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,43 +35,61 @@ class BreakerPolicy:
     probe_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """What a caller was told, to be shown again when the call has ended. `probe` numbers the probes."""
+
+    admission: Admission
+    probe: int = 0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Breaker:
-    """The state: consecutive failures, and until when (steady seconds) callers are refused."""
+    """The state: consecutive failures, until when (steady seconds) callers are refused, the latest probe."""
 
     phase: Phase = Phase.CLOSED
     failures: int = 0
     refuse_until: float = 0.0
+    probe: int = 0
 
     def closed_for_s(self, now: float) -> float:
         """Seconds for which callers will be refused; 0 when the next one is let through."""
         return 0.0 if self.phase is Phase.CLOSED else max(0.0, self.refuse_until - now)
 
-    def admit(self, now: float, policy: BreakerPolicy) -> tuple[Breaker, Admission]:
+    def admit(self, now: float, policy: BreakerPolicy) -> tuple[Breaker, Ticket]:
         """Ask to call at `now`."""
         if self.phase is Phase.CLOSED:
-            return self, Admission.PASS
+            return self, Ticket(Admission.PASS)
         if now < self.refuse_until:
-            return self, Admission.REFUSE
+            return self, Ticket(Admission.REFUSE)
         # One probe at a time; should it never report, another follows after probe_s.
-        probing = replace(self, phase=Phase.HALF_OPEN, refuse_until=now + policy.probe_s)
-        return probing, Admission.PROBE
+        number = self.probe + 1
+        probing = replace(self, phase=Phase.HALF_OPEN, refuse_until=now + policy.probe_s, probe=number)
+        return probing, Ticket(Admission.PROBE, number)
 
-    def record(self, admission: Admission, now: float, policy: BreakerPolicy, *, alive: bool) -> Breaker:
-        """Note how a call that was admitted as `admission` ended."""
+    def record(self, ticket: Ticket, now: float, policy: BreakerPolicy, *, alive: bool) -> Breaker:
+        """Note how a call that was admitted with `ticket` ended."""
+        if not self._counts(ticket):
+            return self
         if alive:
-            # A call that set out before the breaker opened says nothing of how things are since then.
-            return Breaker() if self.phase is Phase.CLOSED or admission is Admission.PROBE else self
+            return Breaker(probe=self.probe)
         failures = self.failures + 1
-        opened = Breaker(phase=Phase.OPEN, failures=failures, refuse_until=now + policy.cooldown_s)
-        if admission is Admission.PROBE:
-            return opened
-        if self.phase is Phase.CLOSED:
-            return opened if failures >= policy.threshold else replace(self, failures=failures)
-        return self
+        if ticket.admission is Admission.PASS and failures < policy.threshold:
+            return replace(self, failures=failures)
+        return replace(self, phase=Phase.OPEN, failures=failures, refuse_until=now + policy.cooldown_s)
 
-    def abandon(self, admission: Admission, now: float) -> Breaker:
+    def abandon(self, ticket: Ticket, now: float) -> Breaker:
         """Note that a call that was admitted was never made: a probe's place is free again."""
-        if admission is Admission.PROBE and self.phase is Phase.HALF_OPEN:
+        if ticket.admission is Admission.PROBE and self._counts(ticket):
             return replace(self, phase=Phase.OPEN, refuse_until=now)
         return self
+
+    def _counts(self, ticket: Ticket) -> bool:
+        """Whether the ticket is of the present phase.
+
+        A call from before the breaker opened, or a probe that another has replaced, says nothing of how
+        things are now.
+        """
+        if ticket.admission is Admission.PROBE:
+            return self.phase is Phase.HALF_OPEN and ticket.probe == self.probe
+        return self.phase is Phase.CLOSED

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from proxy.clock import Clock
 from proxy.errors import UpstreamUnavailable
-from proxy.resilience.breaker import Admission, Breaker, BreakerPolicy, Phase
+from proxy.resilience.breaker import Admission, Breaker, BreakerPolicy, Phase, Ticket
 from proxy.resilience.limiter import Bucket, Rank, Rate, ahead_of, next_rank
 
 # A client waits this long for an instant the upstream named; beyond it, it is told when to come back.
@@ -26,8 +26,8 @@ PATIENCE_S = 1.0
 class Pass:
     """Leave to make one forward, retries included; say `alive` before handing it back."""
 
-    admission: Admission
-    alive: bool | None = None  # None: the upstream was never asked
+    ticket: Ticket
+    alive: bool | None = None  # None: nothing was learned of the upstream
 
 
 class Gate(Protocol):
@@ -40,9 +40,10 @@ class Gate(Protocol):
         """Leave for one forward, from the breaker. Raises UpstreamUnavailable while it is open."""
 
     def attempt(self, rank: Rank, deadline: float) -> AbstractAsyncContextManager[None]:
-        """A turn for one request, waited for until the steady instant `deadline` at most.
+        """A turn for one request, which must come while half of the time to `deadline` is left.
 
-        Raises UpstreamUnavailable with the time to come back when no turn will come before then.
+        `deadline` is a steady instant. Raises UpstreamUnavailable with the time to come back when no turn
+        comes in time: a request sent in the last moment would time out, and its upstream be blamed for it.
         """
 
     def hold_off(self, wait_s: float) -> None:
@@ -109,27 +110,27 @@ class LocalGate:
     def hold_off(self, wait_s: float) -> None:
         """See Gate."""
         self._not_before = max(self._not_before, self._clock.steady() + wait_s)
-        self._refuse_impatient()
+        if self._not_before - self._clock.steady() > PATIENCE_S:
+            self._refuse_waiting(self._told_to_wait)
 
     @asynccontextmanager
     async def forward(self) -> AsyncIterator[Pass]:
         """See Gate."""
         now, policy = self._clock.steady(), self._policy.breaker
-        self._breaker, admission = self._breaker.admit(now, policy)
-        if admission is Admission.REFUSE:
-            raise UpstreamUnavailable(
-                "the upstream has been failing and is left alone for a while",
-                retry_after_s=self._breaker.closed_for_s(now),
-            )
-        leave = Pass(admission)
+        self._breaker, ticket = self._breaker.admit(now, policy)
+        if ticket.admission is Admission.REFUSE:
+            raise self._left_alone()
+        leave = Pass(ticket)
         try:
             yield leave
         finally:
             now = self._clock.steady()
             if leave.alive is None:
-                self._breaker = self._breaker.abandon(admission, now)
+                self._breaker = self._breaker.abandon(ticket, now)
             else:
-                self._breaker = self._breaker.record(admission, now, policy, alive=leave.alive)
+                self._breaker = self._breaker.record(ticket, now, policy, alive=leave.alive)
+            if self._breaker.phase is Phase.OPEN:
+                self._refuse_waiting(self._left_alone)
 
     @asynccontextmanager
     async def attempt(self, rank: Rank, deadline: float) -> AsyncIterator[None]:
@@ -141,12 +142,14 @@ class LocalGate:
             self._leave()
 
     async def _wait_for_turn(self, rank: Rank, deadline: float) -> None:
-        self._refuse_hopeless(rank, deadline)
+        now = self._clock.steady()
+        latest = now + (deadline - now) / 2
+        self._refuse_hopeless(rank, latest)
         turn: _Turn = asyncio.get_running_loop().create_future()
         self._queues.by_rank[rank].append(turn)
         self._let_in()
         try:
-            async with asyncio.timeout(max(0.0, deadline - self._clock.steady())):
+            async with asyncio.timeout(max(0.0, latest - now)):
                 await turn
         except TimeoutError:
             # The turn may have come in the very instant in which the time was up.
@@ -163,25 +166,34 @@ class LocalGate:
         self._running -= 1
         self._let_in()
 
-    def _refuse_hopeless(self, rank: Rank, deadline: float) -> None:
+    def _refuse_hopeless(self, rank: Rank, latest: float) -> None:
         now = self._clock.steady()
         held_s = self._not_before - now
-        if held_s > PATIENCE_S or now + held_s > deadline:
-            raise _told_to_wait(held_s)
+        if held_s > PATIENCE_S or now + held_s > latest:
+            raise self._told_to_wait()
         wait_s = self._bucket.wait_s(self._policy.rate, now, ahead_of(rank, self._queues.counts()))
-        if now + wait_s > deadline:
+        if now + wait_s > latest:
             raise self._budget_spent(rank)
 
-    def _refuse_impatient(self) -> None:
-        """Whoever waits for a turn need not wait on for an instant that is too far."""
-        held_s = self._not_before - self._clock.steady()
-        if held_s <= PATIENCE_S:
-            return
+    def _refuse_waiting(self, reason: Callable[[], UpstreamUnavailable]) -> None:
+        """Nobody's turn will come: tell all who wait for one."""
         for queue in self._queues.by_rank.values():
             for turn in queue:
                 if not turn.done():
-                    turn.set_exception(_told_to_wait(held_s))
+                    turn.set_exception(reason())
             queue.clear()
+
+    def _left_alone(self) -> UpstreamUnavailable:
+        return UpstreamUnavailable(
+            "the upstream has been failing and is left alone for a while",
+            retry_after_s=self._breaker.closed_for_s(self._clock.steady()),
+        )
+
+    def _told_to_wait(self) -> UpstreamUnavailable:
+        return UpstreamUnavailable(
+            "the upstream asked everyone to wait",
+            retry_after_s=self._not_before - self._clock.steady(),
+        )
 
     def _budget_spent(self, rank: Rank) -> UpstreamUnavailable:
         now = self._clock.steady()
@@ -210,10 +222,6 @@ class LocalGate:
         if self._running < self._policy.concurrency and any(self._queues.counts().values()):
             due_s = max(self._bucket.wait_s(self._policy.rate, now), self._not_before - now, 0.001)
             self._timer = asyncio.get_running_loop().call_later(due_s, self._let_in)
-
-
-def _told_to_wait(held_s: float) -> UpstreamUnavailable:
-    return UpstreamUnavailable("the upstream asked everyone to wait", retry_after_s=held_s)
 
 
 def _was_given(turn: _Turn) -> bool:

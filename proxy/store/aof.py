@@ -1,23 +1,26 @@
 """Salvage of a damaged append-only file: what Valkey complains of, what can be kept, and the cut.
 
 Valkey's append-only data is a directory with a manifest that names a base (a snapshot, RDB) and one or more
-incremental files (the commands since, RESP). Valkey itself repairs a torn tail; everything else makes it
-refuse to start. Here the incremental files are cut after their last whole command before the damage. Without
-its base an incremental file is kept only if it holds the whole history: changes to things that no longer
-exist would make half jobs, which is worse than none.
+incremental files (the commands since, RESP). Any damage makes Valkey refuse to start; were it to cut torn
+tails by itself, a corrupt length in the middle would look like one and cost all that follows. Here the
+incremental files are cut after their last whole command before the damage. Without its base an incremental
+file is kept only if it holds the whole history: changes to things that no longer exist would make half jobs,
+which is worse than none.
 
-Nothing here talks to a server. Everything but `salvage` is read-only; `salvage` copies the directory first.
+Nothing here talks to a server. Everything but `salvage` is read-only; `salvage` copies the directory first,
+unless all that goes is the unfinished end that every power cut may leave.
 """
 
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
 import re
 import shutil
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -32,6 +35,7 @@ _ARGUMENT_BYTES_MAX = 512 * 1024 * 1024
 
 _FILE_NAME = re.compile(r"appendonly\.aof\.(\d+)\.(base|incr)\.(rdb|aof)")
 _COMMAND_NAME = re.compile(rb"[a-z0-9._|-]{1,64}")
+_COMMAND_START = re.compile(rb"\*\d{1,10}\r\n\$")
 _MANIFEST_LINE = re.compile(r"file (\S+) seq (\d+) type ([bih])")
 
 _BASE_COMPLAINTS = re.compile(
@@ -46,6 +50,8 @@ _COMPLAINTS = re.compile(
     r"|the truncated file is not the last file"
     r"|Unable to obtain the AOF file \S+ length\. stat: No such file or directory"
 )
+_ADVICE = re.compile(r": make a backup|\. You can: ")  # Valkey's, for those who have no salvage
+_TORN = re.compile(r"Unexpected end of file reading the append only file")
 _REFUSED_COMMAND = re.compile(r"unknown command '([^']+)'|wrong number of arguments for '([^']+)' command")
 # Signals that a fault of its own ends a process with; SIGKILL and SIGTERM come from elsewhere.
 _CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)
@@ -60,6 +66,7 @@ class Damage:
     complaint: str  # in Valkey's words
     base: bool = False  # it is the base that is damaged
     command: str | None = None  # name of a well-formed command that Valkey refuses
+    torn: bool = False  # a file ends too early; or a corrupt length makes it seem so
     certain: bool = True  # False: Valkey crashed while loading, and only a look at the files can tell why
 
 
@@ -69,9 +76,15 @@ class Incident:
 
     at: float  # seconds since 1970
     complaint: str
-    copy: Path | None  # where the damaged files are; None where Valkey itself cut a torn tail
+    copy: Path | None  # where the damaged files are; None where only an unfinished end was cut off
     kept_bytes: int
     lost_bytes: int
+
+    def __str__(self) -> str:
+        at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.at))
+        where = "" if self.copy is None else f", the damaged files are in {_printable(self.copy)}"
+        complaint = _ADVICE.split(self.complaint)[0][:200]
+        return f"{at}: {complaint} ({self.kept_bytes} bytes kept, {self.lost_bytes} lost{where})"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +129,8 @@ def diagnose(log: Sequence[str], exit_code: int) -> Damage | None:
     for line in log:
         if _COMPLAINTS.search(line):
             refused = _REFUSED_COMMAND.search(line)
-            return Damage(complaint=line, command=(refused[1] or refused[2]) if refused else None)
+            command = (refused[1] or refused[2]) if refused else None
+            return Damage(complaint=line, command=command, torn=bool(_TORN.search(line)))
     if -exit_code in _CRASHES and any(map(_LOADING.search, log)):
         return Damage(complaint=f"crashed while loading, signal {-exit_code}", certain=False)
     return None
@@ -163,9 +177,10 @@ def scan(file: BinaryIO, size_bytes: int, refused: str | None = None) -> Scan:
 def salvage(data_dir: Path, damage: Damage, *, now: float, copy: Path | None = None) -> Incident | None:
     """Set the damaged directory aside, and leave in its place what Valkey can load.
 
-    `copy` is where an earlier attempt of the same start has set it aside; then no other copy is made. Returns
-    None, having touched nothing, when the files are fine and the damage was not certain. Raises OSError, with
-    the data as it was, when there is no room for the copy. Killed half-way it can be run again.
+    `copy` is where an earlier attempt of the same start has set it aside; then no other copy is made, nor is
+    one of a torn tail. Returns None, having touched nothing, when the files are fine and the damage was not
+    certain. Raises OSError, with the data as it was, when there is no room for the copy. Killed half-way it
+    can be run again.
     """
     directory = data_dir / DIRECTORY
     had_bytes = _directory_bytes(directory)
@@ -176,33 +191,19 @@ def salvage(data_dir: Path, damage: Damage, *, now: float, copy: Path | None = N
     )
     if untouched and not damage.certain:
         return None
-    if copy is None:
-        copy = _set_aside(data_dir, now)
     manifest_lost = _read_manifest(directory) is None
+    harmless = damage.torn and not manifest_lost and _only_a_tail_goes(directory, files, keep)
+    if copy is None and not harmless:
+        copy = _set_aside(data_dir, now)
     if untouched and not manifest_lost:
         keep = []  # Valkey refuses what looks right to us: the copy is all we can do for it
     _cut(directory, keep)
-    _forget_old_copies(data_dir, but=copy)
+    if copy is not None:
+        _forget_old_copies(data_dir, but=copy)
     kept = sum(length for _, length in keep)
     return Incident(
         at=now, complaint=damage.complaint, copy=copy, kept_bytes=kept, lost_bytes=max(0, had_bytes - kept)
     )
-
-
-def sizes(data_dir: Path) -> dict[str, int]:
-    """Bytes of each file of the append-only directory, by name."""
-    directory = data_dir / DIRECTORY
-    return {file.name: _size(directory / file.name) or 0 for file in _files_found(directory)}
-
-
-def torn_tail(line: str, sizes_before: Mapping[str, int], now: float) -> Incident | None:
-    """The incident in a line of Valkey's log: it has cut an unfinished command off the end of a file."""
-    match = re.search(r"Truncating the AOF (\S+) at offset (\d+)", line)
-    if match is None:
-        return None
-    kept = int(match[2])
-    lost = max(0, sizes_before.get(match[1], kept) - kept)
-    return Incident(at=now, complaint=line, copy=None, kept_bytes=kept, lost_bytes=lost)
 
 
 def _read_command(file: BinaryIO, left_bytes: int) -> tuple[bytes, int] | None:
@@ -256,6 +257,29 @@ def _what_to_keep(directory: Path, files: Sequence[_File], damage: Damage) -> li
         if not found.is_whole:
             break  # what was written later builds on what is lost
     return keep
+
+
+def _only_a_tail_goes(directory: Path, files: Sequence[_File], keep: Sequence[tuple[_File, int]]) -> bool:
+    """Whether all that goes is one unfinished command or transaction at the end of the last file.
+
+    A corrupt length that points past the end looks the same, but whole commands come after it.
+    """
+    if not keep or [file for file, _ in keep] != list(files):
+        return False
+    last, position = keep[-1]
+    size = _size(directory / last.name) or 0
+    if position >= size:
+        return False
+    with (directory / last.name).open("rb") as stream:
+        stream.seek(position)
+        while (read := _read_command(stream, size - position)) is not None:  # the transaction's
+            position += read[1]
+        with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            for match in _COMMAND_START.finditer(content, position + 1):
+                stream.seek(match.start())
+                if _read_command(stream, size - match.start()) is not None:
+                    return False
+    return True
 
 
 def _read_manifest(directory: Path) -> list[_File] | None:
@@ -336,6 +360,11 @@ def _forget_old_copies(data_dir: Path, *, but: Path) -> None:
     old = sorted(copy for copy in data_dir.glob(f"{DIRECTORY}.damaged-*") if copy != but)
     for copy in old[: len(old) - (COPIES_KEPT - 1)] if len(old) >= COPIES_KEPT else []:
         shutil.rmtree(copy, ignore_errors=True)
+
+
+def _printable(path: Path) -> str:
+    """The path as text that any encoder takes, whatever bytes are in it."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def _size(path: Path) -> int | None:

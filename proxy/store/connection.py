@@ -22,18 +22,20 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from proxy.clock import Clock
-from proxy.errors import StoreRefused, StoreUnavailable, UsageError
-from proxy.resilience.breaker import Admission, Breaker, BreakerPolicy, Phase
+from proxy.errors import StoreRefused, StoreUnavailable
+from proxy.resilience.breaker import Admission, Breaker, BreakerPolicy, Phase, Ticket
 from proxy.store.scripts import Script
 from proxy.telemetry import get_logger
 
-TIMEOUT_S: Final = 0.25
+TIMEOUT_S: Final = 0.5
+CONNECT_TIMEOUT_S: Final = 2.0
 MAX_CONNECTIONS: Final = 32
+# An embedded store starts together with the processes that use it.
+START_UP_S: Final = 10.0
 
 # A store that does not answer is left alone for a second, so that nobody waits for it again and again.
-_BREAKER: Final = BreakerPolicy(threshold=3, cooldown_s=1.0, probe_s=1.0)
-_AWAY: Final = (RedisConnectionError, RedisTimeoutError, BusyLoadingError, MasterDownError, OSError)
-_SUPPORTED: Final = ("redis://", "rediss://", "unix://")
+BREAKER: Final = BreakerPolicy(threshold=3, cooldown_s=1.0, probe_s=1.0)
+AWAY: Final = (RedisConnectionError, RedisTimeoutError, BusyLoadingError, MasterDownError, OSError)
 
 _log = get_logger()
 
@@ -50,48 +52,69 @@ class Store:
         self._clock = clock
         self._breaker = Breaker()
         self._turns = asyncio.Semaphore(MAX_CONNECTIONS)
+        self._born_at = clock.steady()
+        self._loading: bool | None = None  # None: it has not answered yet
+        self._refusals: dict[str, str] = {}  # by script, why its last run was refused
 
     @property
     def reachable(self) -> bool:
         """Whether the last calls went well."""
         return self._breaker.closed_for_s(self._clock.steady()) == 0.0
 
+    @property
+    def warming(self) -> bool:
+        """Whether it may be about to answer: it is loading, or has just been started beside this process."""
+        if self._loading is None:
+            return self._clock.steady() - self._born_at < START_UP_S
+        return self._loading
+
+    @property
+    def refusal(self) -> str | None:
+        """Why it refuses what it is asked, None if it does not."""
+        return next(iter(self._refusals.values()), None)
+
     async def run(self, script: Script, keys: Sequence[str], args: Sequence[Any]) -> Any:
         """The answer of `script`.
 
-        Raises StoreUnavailable when the store cannot be reached, is loading or takes more than a quarter of a
+        Raises StoreUnavailable when the store cannot be reached, is loading or takes more than half a
         second; StoreRefused when it says no.
         """
         # Those who wait for a connection see at their turn whether it is still worth it.
         async with self._turns:
-            admission = self._admitted()
+            ticket = self._admitted()
             alive = False
             try:
                 answer = await self._evaluate(script, keys, args)
-                alive = True
-            except _AWAY as error:
-                alive = isinstance(error, AuthenticationError)
+                alive, self._loading = True, False
+            except AWAY as error:
+                # One that loads, or wants a password, is there: it costs nothing to ask it again.
+                self._loading = isinstance(error, BusyLoadingError) or (
+                    None if self._loading is None else False
+                )
+                alive = isinstance(error, (AuthenticationError, BusyLoadingError))
                 raise StoreUnavailable(f"{type(error).__name__} in {script.name}") from error
             except (ResponseError, RedisError) as error:
-                alive = True
-                raise StoreRefused(f"{script.name}: {error}") from error
+                alive, self._loading = True, False
+                self._refusals[script.name] = f"{script.name}: {error}"
+                raise StoreRefused(self._refusals[script.name]) from error
             finally:
-                self._record(admission, alive=alive)
+                self._record(ticket, alive=alive)
+        self._refusals.pop(script.name, None)
         return answer
 
     async def aclose(self) -> None:
         """Close every connection."""
         await self._client.aclose()
 
-    def _admitted(self) -> Admission:
-        self._breaker, admission = self._breaker.admit(self._clock.steady(), _BREAKER)
-        if admission is Admission.REFUSE:
+    def _admitted(self) -> Ticket:
+        self._breaker, ticket = self._breaker.admit(self._clock.steady(), BREAKER)
+        if ticket.admission is Admission.REFUSE:
             raise StoreUnavailable("the store has not been answering")
-        return admission
+        return ticket
 
-    def _record(self, admission: Admission, *, alive: bool) -> None:
+    def _record(self, ticket: Ticket, *, alive: bool) -> None:
         was = self._breaker.phase
-        self._breaker = self._breaker.record(admission, self._clock.steady(), _BREAKER, alive=alive)
+        self._breaker = self._breaker.record(ticket, self._clock.steady(), BREAKER, alive=alive)
         if was is Phase.CLOSED and self._breaker.phase is Phase.OPEN:
             _log.warning("store_unavailable")
         elif was is not Phase.CLOSED and self._breaker.phase is Phase.CLOSED:
@@ -105,16 +128,18 @@ class Store:
 
 
 def connect(url: SecretStr, clock: Clock) -> Store:
-    """A store at `url`; nothing is sent before the first script. Raises UsageError for an unusable URL."""
-    text = url.get_secret_value()
-    if not text.startswith(_SUPPORTED):
-        raise UsageError(f"FEEDPROXY_REDIS_URL: {text.partition('://')[0]}:// is not supported yet")
-    pool = redis.ConnectionPool.from_url(
-        text,
+    """A store at `url`; nothing is sent before the first script."""
+    return Store(redis.Redis.from_pool(pool_of(url, timeout_s=TIMEOUT_S)), clock)
+
+
+def pool_of(url: SecretStr, *, timeout_s: float) -> redis.ConnectionPool:
+    """Connections to `url` on which nothing takes longer than `timeout_s` or is sent twice by the library."""
+    return redis.ConnectionPool.from_url(
+        url.get_secret_value(),
         max_connections=MAX_CONNECTIONS,
-        socket_timeout=TIMEOUT_S,
-        socket_connect_timeout=TIMEOUT_S,
+        socket_timeout=timeout_s,
+        socket_connect_timeout=min(timeout_s, CONNECT_TIMEOUT_S),
         retry=Retry(NoBackoff(), 0),
         health_check_interval=0,
+        protocol=2,
     )
-    return Store(redis.Redis.from_pool(pool), clock)

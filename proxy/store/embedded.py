@@ -7,7 +7,7 @@ import contextlib
 import os
 import re
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 from urllib.parse import quote
@@ -53,14 +53,15 @@ def socket_url(path: Path) -> str:
 class EmbeddedValkey:
     """Runs the private Valkey in a data directory whose lock the caller holds.
 
-    `run_once` is one life of it, `stop` ends that. `incidents` tells of damaged data found, oldest first;
-    `up` whether the server answers, if only to say that it is still loading.
+    `run_once` is one life of it, `stop` ends that. `incidents` tells of damaged data found, oldest first, and
+    `on_incident` is called for each; `up` tells whether the server answers, if only that it is still loading.
     """
 
     STOP_S = 5.0  # patience before a server that does not stop is killed
 
     def __init__(self, data_dir: Path, *, memory_mb: int, clock: Clock | None = None) -> None:
         self.incidents: list[aof.Incident] = []
+        self.on_incident: Callable[[], None] = lambda: None
         self.up = False
         self._data_dir = data_dir.absolute()
         self._memory_mb = memory_mb
@@ -121,13 +122,12 @@ class EmbeddedValkey:
             damage = aof.look(self._data_dir)
             if damage is not None:
                 return None, damage
-            sizes = aof.sizes(self._data_dir)
             process = await self._spawn(lock)
         self._log.info("valkey_started", pid=process.pid)
         start_log: list[str] = []
         try:
             async with asyncio.TaskGroup() as tasks:
-                forwarding = tasks.create_task(self._forward_log(process, start_log, sizes))
+                forwarding = tasks.create_task(self._forward_log(process, start_log))
                 watching = tasks.create_task(self._watch(process))
                 exit_code = await process.wait()
                 watching.cancel()
@@ -172,9 +172,7 @@ class EmbeddedValkey:
         took_s = round(self._clock.steady() - started_at, 3)
         self._log.info("valkey_up", pid=process.pid, loading=answer.startswith(b"-LOADING"), took_s=took_s)
 
-    async def _forward_log(
-        self, process: asyncio.subprocess.Process, start_log: list[str], sizes: Mapping[str, int]
-    ) -> None:
+    async def _forward_log(self, process: asyncio.subprocess.Process, start_log: list[str]) -> None:
         if process.stdout is None:
             return
         while True:
@@ -190,9 +188,6 @@ class EmbeddedValkey:
             if len(start_log) < _START_LOG_LINES:
                 start_log.append(text)
             self._forward(mark, text)
-            torn = aof.torn_tail(text, sizes, self._clock.wall())
-            if torn is not None:
-                self._report(torn)
 
     def _forward(self, mark: str, text: str) -> None:
         if mark in (".", "-", "*") or self._stopping.is_set():
@@ -203,7 +198,7 @@ class EmbeddedValkey:
             self._log.info("valkey", line=text)
 
     async def _salvage(self, damage: aof.Damage, copy: Path | None) -> aof.Incident | None:
-        self._log.warning("valkey_data_damaged", complaint=damage.complaint)
+        self._log.warning("valkey_data_refused", complaint=damage.complaint)
         incident = await asyncio.to_thread(
             aof.salvage, self._data_dir, damage, now=self._clock.wall(), copy=copy
         )
@@ -212,14 +207,15 @@ class EmbeddedValkey:
         return incident
 
     def _report(self, incident: aof.Incident) -> None:
-        self.incidents.append(incident)
+        lost = {"kept_bytes": incident.kept_bytes, "lost_bytes": incident.lost_bytes}
+        if incident.copy is None:  # what a power cut leaves: not an incident
+            self._log.warning("valkey_tail_cut", **lost)
+            return
         self._log.warning(
-            "valkey_data_salvaged",
-            complaint=incident.complaint,
-            damaged_copy=None if incident.copy is None else str(incident.copy),
-            kept_bytes=incident.kept_bytes,
-            lost_bytes=incident.lost_bytes,
+            "valkey_data_salvaged", complaint=incident.complaint, damaged_copy=str(incident.copy), **lost
         )
+        self.incidents.append(incident)
+        self.on_incident()
 
 
 def _configuration(data_dir: Path, socket: Path, memory_mb: int) -> bytes:
@@ -233,7 +229,7 @@ def _configuration(data_dir: Path, socket: Path, memory_mb: int) -> bytes:
         b"daemonize no",
         b"appendonly yes",
         b"appendfsync everysec",
-        b"aof-load-truncated yes",
+        b"aof-load-truncated no",  # aof.py cuts, and knows a corrupt length from a torn tail
         b'save ""',
         b"maxmemory %dmb" % memory_mb,
         b"maxmemory-policy volatile-lru",

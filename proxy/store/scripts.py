@@ -16,8 +16,12 @@ class Script:
     sha: str
 
 
-def script(name: str) -> Script:
-    """The script lua/`name`.lua."""
-    text = files("proxy.store").joinpath("lua", f"{name}.lua").read_text(encoding="utf-8")
+def script(name: str, *, libraries: tuple[str, ...] = ()) -> Script:
+    """The script lua/`name`.lua, behind the text of `libraries`, whose local functions it may then use."""
+    text = "\n".join(_text(part) for part in (*libraries, name))
     # Redis names scripts by their SHA-1.
     return Script(name, text, sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+
+def _text(name: str) -> str:
+    return files("proxy.store").joinpath("lua", f"{name}.lua").read_text(encoding="utf-8")

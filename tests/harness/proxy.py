@@ -9,12 +9,11 @@ from collections.abc import AsyncIterator
 from urllib.parse import urlencode
 
 import httpx
-from starlette.types import ASGIApp
 
 from harness.clock import FakeClock
 from harness.valkey import StoreOfTest
 from proxy.clock import SystemClock
-from proxy.runtime import Process, web_app, web_server
+from proxy.runtime import Process, WebApp, web_app, web_server
 from proxy.settings import Settings, load_settings
 
 FEED = "/xrpc/app.bsky.feed.getAuthorFeed"
@@ -33,13 +32,13 @@ class Proxy:
         client: httpx.AsyncClient,
         clock: FakeClock | SystemClock,
         store: StoreOfTest,
-        app: ASGIApp,
+        web: WebApp,
         settings: Settings,
     ) -> None:
         self.client = client
         self.clock = clock
         self.store = store
-        self.app = app
+        self.web = web
         self.settings = settings
 
     async def landed(self) -> None:
@@ -85,16 +84,16 @@ async def running_proxy(
         **settings,
     }
     loaded = load_settings({f"FEEDPROXY_{name}": str(value) for name, value in given.items()})
-    async with web_app(loaded, clock, Process()) as app:
-        transport = httpx.ASGITransport(app, raise_app_exceptions=True)
+    async with web_app(loaded, clock, Process()) as web:
+        transport = httpx.ASGITransport(web.app, raise_app_exceptions=True)
         async with httpx.AsyncClient(transport=transport, base_url="http://proxy.test") as client:
-            yield Proxy(client, clock, store, app, loaded)
+            yield Proxy(client, clock, store, web, loaded)
 
 
 @contextlib.asynccontextmanager
 async def listening_proxy(proxy: Proxy) -> AsyncIterator[tuple[str, int]]:
     """`proxy` behind its own HTTP server on loopback; the address."""
-    server = web_server(proxy.app, proxy.settings)
+    server = web_server(proxy.web.app, proxy.settings)
     with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
         listener.setblocking(False)  # noqa: FBT003
         address = listener.getsockname()

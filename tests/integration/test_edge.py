@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 
 import pytest
 
 from harness.proxy import feed, listening_proxy
 from harness.waiting import until
-from proxy.edge import ConnectionLimits
+from proxy.edge import MAX_PIPELINED, ConnectionLimits, EdgeProtocol
 
 
 async def exchange(address, data, *, then=b"", pause=None):
@@ -232,3 +233,44 @@ async def test_draining_answers_what_is_under_way(start, upstream):
             await until(lambda: upstream.count >= 16)
         answers = await asyncio.gather(*requests)
     assert [parsed(raw)[0] for raw in answers] == [200] * 20
+
+
+async def test_a_pipeline_without_end_is_bounded(start, upstream, monkeypatch):
+    """Tens of thousands of requests on one connection, nobody reading: a few are parsed, the rest waits."""
+    async with start() as proxy, listening_proxy(proxy) as address:
+        await proxy.get(feed())
+        reader, writer = await asyncio.open_connection(*address)
+        one = request(feed()).replace(b"Connection: close\r\n", b"")
+        writer.write(one * 30_000)
+        protocols = [
+            found for found in gc.get_objects() if isinstance(found, EdgeProtocol) and found.transport
+        ]
+        [protocol] = [found for found in protocols if not found.transport.is_closing()]
+        await until(lambda: protocol.flow.read_paused)
+        for _ in range(200):
+            await asyncio.sleep(0)
+            assert len(protocol.pipeline) <= MAX_PIPELINED + 4096 // len(one) + 1
+            assert len(protocol._held_back) <= 600_000
+        # Who reads gets every answer, in order.
+        answers = 0
+        async with asyncio.timeout(60):
+            while answers < 1000:
+                answers += (await reader.read(1 << 20)).count(b"HTTP/1.1 200 OK")
+        writer.transport.abort()
+    assert upstream.count == 1
+
+
+async def test_answers_that_are_owed_go_out_before_a_refusal(start, upstream):
+    upstream.delay_s = 0.1
+    async with start() as proxy, listening_proxy(proxy) as address:
+        good = request(feed()).replace(b"Connection: close\r\n", b"")
+        raw = await exchange(address, good + b"\x00nonsense\r\n\r\n")
+    assert raw.startswith(b"HTTP/1.1 200 OK")
+    assert raw.count(b"HTTP/1.1") == 1
+
+
+async def test_the_probes_say_which_methods_they_know(start, upstream):
+    async with start() as proxy:
+        answer = await proxy.client.post("/livez")
+    assert answer.status_code == 405
+    assert "GET" in answer.headers["allow"]

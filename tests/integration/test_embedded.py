@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import redis
+import structlog
 
 from integration.processes import is_running
 from proxy.errors import OperationalError
@@ -73,6 +74,10 @@ def first(count: int) -> list[str]:
     return [f"k{number}" for number in range(count)]
 
 
+def copies(data_dir: Path) -> list[Path]:
+    return list(data_dir.glob("*.damaged-*"))
+
+
 def mode(path: Path) -> int:
     return path.stat().st_mode
 
@@ -90,14 +95,42 @@ async def test_what_was_stored_is_there_after_a_restart(files, data_dir):
     assert mode(files / INCR) & 0o077 == 0
 
 
-async def test_a_torn_tail_is_repaired_and_told(files, data_dir):
-    size = (files / INCR).stat().st_size
-    os.truncate(files / INCR, size - 5)
+@pytest.mark.parametrize("left", ["*", "*3\r\n$3\r\nSE", "all but the last 5"])
+async def test_a_torn_tail_is_cut_and_told_without_a_fuss(files, data_dir, left):
+    last = b"*3\r\n$3\r\nSET\r\n$2\r\nk9\r\n$6\r\nvalue9\r\n"
+    content = (files / INCR).read_bytes()
+    assert content.endswith(last)
+    torn = last[:-5] if left.startswith("all") else left.encode()
+    (files / INCR).write_bytes(content.removesuffix(last) + torn)
+    with structlog.testing.capture_logs() as logs:
+        async with running(data_dir) as (valkey, client):
+            assert keys(client) == first(9)
+            assert valkey.incidents == []
+    assert [log["lost_bytes"] for log in logs if log["event"] == "valkey_tail_cut"] == [len(torn)]
+    assert copies(data_dir) == []
+
+
+async def test_of_a_torn_transaction_nothing_is_left(files, data_dir):
+    async with running(data_dir) as (_, client):
+        client.eval("for i = 1, 3 do redis.call('set', 't' .. i, 'x') end", 0)
+        client.set("after", "it")
+    content = (files / INCR).read_bytes()
+    end = content.rindex(b"*1\r\n$4\r\nEXEC")
+    (files / INCR).write_bytes(content[:end])
     async with running(data_dir) as (valkey, client):
-        assert keys(client) == first(9)
-    (incident,) = valkey.incidents  # known once the log has been read, which it has in the end
-    assert incident.copy is None
-    assert incident.kept_bytes + incident.lost_bytes == size - 5
+        assert keys(client) == first(10)
+        assert valkey.incidents == []
+    assert copies(data_dir) == []
+
+
+async def test_a_length_past_the_end_is_no_torn_tail(files, data_dir):
+    damage(files / INCR, b"$6\r\nvalue5", b"$6000\r\nvalue5")
+    damaged = (files / INCR).read_bytes()
+    async with running(data_dir) as (valkey, client):
+        assert keys(client) == first(5)
+        (incident,) = valkey.incidents
+        assert incident.complaint.startswith("Unexpected end of file")
+        assert (incident.copy / INCR).read_bytes() == damaged
 
 
 @pytest.mark.parametrize(

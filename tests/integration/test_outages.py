@@ -9,7 +9,8 @@ import pytest
 
 from harness.clock import FakeClock
 from harness.proxy import feed, running_proxy
-from harness.upstream import xrpc_error
+from harness.upstream import Upstream, xrpc_error
+from harness.valkey import StoreOfTest, valkey_server
 from harness.waiting import until
 
 
@@ -179,3 +180,73 @@ async def test_the_store_forgets_what_is_of_no_use(start, upstream, store):
         await proxy.get(feed())
         await store.wait_for_keys(2)
         assert 1500 < max(store.lifetimes()) <= 1661
+
+
+async def test_a_stepped_clock_does_not_make_an_answer_younger(upstream, store):
+    async with running_proxy(upstream.url, store, CACHE_TTL=100) as proxy:
+        proxy.store.let_time_pass(0)
+        await proxy.get(feed())
+        await store.wait_for_keys(1)
+        store.let_time_pass(150)
+    async with running_proxy(upstream.url, store, CACHE_TTL=100) as proxy:
+        upstream.delay_s = 0.2
+        assert int((await proxy.get(feed())).headers["age"]) >= 150
+        # While the refresh is under way, the store's clock is set back.
+        store.let_time_pass(-140)
+        await proxy.landed()
+        assert upstream.count == 2, "the same answer was taken for a newer one"
+
+
+async def test_while_the_store_loads_its_copies_are_waited_for(upstream, tmp_path):
+    """Upstream dead, everything restarted, and a store so large that it takes its time."""
+    with valkey_server(directory=tmp_path) as url:
+        own = StoreOfTest(url, "loading")
+        async with running_proxy(upstream.url, own) as proxy:
+            await asyncio.gather(*(proxy.get(feed(f"a{n}.test")) for n in range(50)))
+            await own.wait_for_keys(50)
+        own.save()
+    await upstream.stop()
+    slowly = ("--key-load-delay", "20000", "--loading-process-events-interval-bytes", "1024")
+    with valkey_server(*slowly, directory=tmp_path) as url:
+        async with running_proxy(upstream.url, StoreOfTest(url, "loading")) as proxy:
+            answers = await asyncio.gather(*(proxy.get(feed(f"a{n}.test")) for n in range(50)))
+            unknown = await proxy.get(feed("never.test"))
+    assert {answer.status_code for answer in answers} == {200}
+    assert any("stale-if-error" in answer.headers["cache-status"] for answer in answers), "it was not loading"
+    assert unknown.status_code in (502, 503)
+
+
+async def test_a_store_that_refuses_is_told_in_health(start, upstream, store):
+    async with start() as proxy:
+        await proxy.get(feed())
+        await store.wait_for_keys(1)
+        with store.full():
+            assert (await proxy.get(feed("other.test"))).status_code == 200
+            await proxy.landed()
+            [finding] = (await proxy.get("/health")).json()["checks"]["store"]
+            assert finding["status"] == "warn"
+            assert "refuses" in finding["output"]
+        assert (await proxy.get(feed("third.test"))).status_code == 200
+        await proxy.landed()
+        assert (await proxy.get("/health")).json()["status"] == "pass"
+
+
+async def test_a_key_of_another_type_gives_way(start, upstream, store, clock):
+    async with start(clock=clock, CACHE_TTL=10) as proxy:
+        await proxy.get(feed())
+        await store.wait_for_keys(1)
+        store.replace_by_text()
+        await proxy.landed()
+        clock.advance(20)
+        await proxy.get(feed())
+        await proxy.landed()
+        assert b"meta" in store.values()[0]
+
+
+async def test_another_upstreams_answers_are_not_ours(upstream, store):
+    async with running_proxy(upstream.url, store) as proxy:
+        await proxy.get(feed())
+        await store.wait_for_keys(1)
+    async with Upstream() as other, running_proxy(other.url, store) as proxy:
+        other.version = 7
+        assert (await proxy.get(feed())).json()["version"] == 7

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import gzip
 import json
 import random
@@ -11,6 +12,7 @@ import pytest
 
 from harness.proxy import FEED, feed
 from harness.upstream import Response, json_response
+from proxy.bluesky.appview import Reply
 
 
 async def test_nothing_outside_the_key_changes_what_others_get(start, upstream):
@@ -230,7 +232,7 @@ async def test_one_trailing_slash_is_accepted(start, upstream):
 
 
 async def test_too_many_waiters_are_told_to_come_back(start, upstream, monkeypatch):
-    monkeypatch.setattr("proxy.feeds.flight.MAX_WAITERS_PER_FLIGHT", 10)
+    monkeypatch.setattr("proxy.feeds.flight.MAX_WAITERS", 10)
     upstream.delay_s = 0.1
     async with start() as proxy:
         answers = await proxy.together(30, feed())
@@ -247,3 +249,54 @@ async def test_a_bug_in_a_flight_leaves_nobody_hanging(start, upstream, monkeypa
         async with asyncio.timeout(5):
             answers = await proxy.together(10, feed())
     assert {answer.status_code for answer in answers} == {502}
+
+
+async def test_cookies_of_the_upstream_are_not_sent_back(start, upstream):
+    numbers = iter(range(100))
+    upstream.answer = lambda _: json_response({}, headers={"Set-Cookie": f"c{next(numbers)}=x; Path=/"})
+    async with start() as proxy:
+        for number in range(5):
+            await proxy.get(feed(f"a{number}.test"))
+    assert upstream.count == 5
+    assert not any("cookie" in request.headers for request in upstream.requests)
+
+
+def nested(depth):
+    """A thread of `depth` replies, as the AppView nests them."""
+    return b'{"thread":' + b'{"replies":[' * depth + b"{}" + b"]}" * depth + b"}"
+
+
+async def test_a_long_thread_comes_through(start, upstream):
+    body = nested(1000)
+    upstream.answer = lambda _: Response(body=body)
+    thread = "/xrpc/app.bsky.feed.getPostThread?uri=at://did:plc:a/app.bsky.feed.post/b&depth=1000"
+    async with start() as proxy:
+        answer = await proxy.get(thread)
+        assert answer.status_code == 200
+        assert answer.content == body
+        upstream.answer = lambda _: Response(body=body[:-1])
+        broken = await proxy.get(f"{thread}&parentHeight=1")
+    assert broken.status_code == 502
+
+
+async def test_failures_keep_nothing_of_what_failed(start, upstream):
+    big = b'{"error":"InternalServerError","message":"' + b"x" * 200_000 + b'"}'
+    upstream.answer = lambda _: Response(status=500, body=big)
+    async with start() as proxy:
+        for number in range(20):
+            assert (await proxy.get(feed(f"a{number}.test"))).status_code == 502
+        await proxy.landed()
+        gc.collect()
+        held = [found for found in gc.get_objects() if isinstance(found, Reply)]
+    assert held == []
+
+
+async def test_health_forgets_what_was_cured(start, upstream, clock):
+    upstream.answer = lambda _: json_response({}, headers={"Cache-Control": "no-store"})
+    async with start(clock=clock, NEGATIVE_TTL=60) as proxy:
+        await proxy.get(feed())
+        assert (await proxy.get("/health")).json()["checks"]["storability"][0]["status"] == "warn"
+        upstream.answer = upstream.feed
+        await proxy.pass_time(61)
+        await proxy.get(feed())
+        assert (await proxy.get("/health")).json()["status"] == "pass"

@@ -254,7 +254,10 @@ async def test_a_feed_may_have_a_ttl_of_its_own(start, upstream, tmp_path):
     config.write_text(
         '[[feeds]]\nactor = "Fast.test"\nttl_s = 10\n'
         '[[feeds]]\nmethod = "app.bsky.actor.getProfile"\nttl_s = 5000\n'
+        '[[feeds]]\nactor = "at://Known.test/app.bsky.feed.generator/x"\nttl_s = 20\n'
     )
+    author = {"handle": "fast.test", "did": "did:plc:fast"}
+    upstream.answer = lambda _: json_response({"feed": [{"post": {"author": author}}]})
     async with start(clock=clock, CACHE_TTL=600, CONFIG=config) as proxy:
         profile = "/xrpc/app.bsky.actor.getProfile?actor=slow.test"
         for target in (feed("fast.test"), feed("slow.test"), profile):
@@ -263,6 +266,18 @@ async def test_a_feed_may_have_a_ttl_of_its_own(start, upstream, tmp_path):
         assert 4 <= ttl(await proxy.get(feed("fast.test"))) <= 6
         assert 535 <= ttl(await proxy.get(feed("slow.test"))) <= 655
         assert 4495 <= ttl(await proxy.get(profile)) <= 5495
+        generator = "/xrpc/app.bsky.feed.getFeed?feed=at://KNOWN.test/app.bsky.feed.generator/x"
+        for by_another_name in (feed("did:plc:fast"), generator):
+            await proxy.get(by_another_name)
+            assert ttl(await proxy.get(by_another_name)) <= 22
+        config.write_text('[[feeds]]\nactor = "fast.test"\nttl_s = 1000\n')
+        proxy.web.reload({"FEEDPROXY_CONFIG": str(config)})
+        await proxy.get(feed("fast.test", limit=9))
+        assert ttl(await proxy.get(feed("fast.test", limit=9))) >= 900
+        config.write_text("[[nonsense")
+        proxy.web.reload({"FEEDPROXY_CONFIG": str(config)})
+        await proxy.get(feed("fast.test", limit=8))
+        assert ttl(await proxy.get(feed("fast.test", limit=8))) >= 900, "a broken file changes nothing"
 
 
 async def test_the_age_is_told_in_the_operators_language(start, upstream, clock):

@@ -34,6 +34,13 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Network]:
 
 
 @pytest.fixture(scope="session")
+def pdses(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Network]:
+    """A directory and two PDSs, without AppView and accounts: for what is written."""
+    with Network(tmp_path_factory.mktemp("pdses") / "network.log", "--pds-only") as network:
+        yield network
+
+
+@pytest.fixture(scope="session")
 def proxy(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
     """The proxy with its own defaults, shared by all tests that leave the network as it is."""
     with running_proxy(network, tmp_path_factory.mktemp("proxy")) as proxy:

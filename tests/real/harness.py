@@ -61,10 +61,11 @@ def plain_client(base_url: str) -> Iterator[httpx.Client]:
 
 
 class Network:
-    """The reference servers, run by network.mjs. `with` starts and ends them."""
+    """The reference servers, run by network.mjs with `options`. `with` starts and ends them."""
 
-    def __init__(self, log: Path) -> None:
+    def __init__(self, log: Path, *options: str) -> None:
         self._log = log
+        self._options = options
         self._answers: queue.Queue[str | None] = queue.Queue()
         self._commands = 0
         self.ready: dict[str, Any] = {}
@@ -74,7 +75,7 @@ class Network:
             raise RuntimeError(f"the reference servers are not installed: run {HERE / 'install.sh'}")
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                ["node", str(HERE / "network.mjs")],
+                ["node", str(HERE / "network.mjs"), *self._options],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,

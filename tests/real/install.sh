@@ -36,6 +36,7 @@ install_packages() {
     has_postgres || { packages="$packages postgresql" services="$services postgresql"; }
     has redis-server || { packages="$packages redis-server" services="$services redis-server"; }
     has setpriv || packages="$packages util-linux"
+    has faketime || packages="$packages faketime"
     has node || packages="$packages nodejs"
     has npm || packages="$packages npm"
     # One dependency, better-sqlite3, compiles itself where no build of it can be fetched.

@@ -1,4 +1,5 @@
 // A whole AT Protocol network on loopback: PLC directory, PDS and AppView, with their Postgres and Redis.
+// With --pds-only: a PLC directory and two PDSs, empty, and nothing else; up in a third of the time.
 //
 // Prints one line of JSON when it is up and seeded:
 //   {"ready": {"urls": {…}, "accounts": {…}, "records": {…}, "state": "/tmp/…"}}
@@ -42,13 +43,17 @@ function die(reason) {
   end(1)
 }
 
+/** The reference servers are configured by the environment that they find when they are loaded. */
+function prepareEnvironment(more = {}) {
+  const scratch = path.join(state, 'pds')
+  fs.mkdirSync(scratch)
+  Object.assign(process.env, more, { TMPDIR: scratch, LOG_ENABLED: 'false', NODE_ENV: 'test' })
+}
+
 async function startServers() {
   const stores = await startStores(state, die)
   cleanups.push(stores.stop)
-  const scratch = path.join(state, 'pds')
-  fs.mkdirSync(scratch)
-  // The reference servers are configured by the environment that they find when they are loaded.
-  Object.assign(process.env, stores.environment, { TMPDIR: scratch, LOG_ENABLED: 'false', NODE_ENV: 'test' })
+  prepareEnvironment(stores.environment)
   const { TestNetwork } = await import('@atproto/dev-env')
   const [plc, pds, bsky, ozone] = await freePorts(4)
   const network = await TestNetwork.create({
@@ -88,13 +93,26 @@ async function main() {
   // Whoever started us closes stdin, even by dying: that may happen while we are still starting.
   const lines = readline.createInterface({ input: process.stdin })
   lines.once('close', () => end(0))
+  const { ready, commands } = await (process.argv.includes('--pds-only') ? pdsOnly() : wholeNetwork())
+  say({ ready: { ...ready, state } })
+  await serveCommands(commands, lines)
+}
+
+async function wholeNetwork() {
   const network = await startServers()
   const { people, records } = await seeded(network)
   const { commandsOf } = await import('./servers/commands.mjs')
   const accounts = Object.fromEntries(Object.entries(people).map(([name, author]) => [name, author.describe()]))
   const urls = { plc: network.plc.url, pds: network.pds.url, appview: network.bsky.url }
-  say({ ready: { urls, accounts, records, state } })
-  await serveCommands(commandsOf(network, people), lines)
+  return { ready: { urls, accounts, records }, commands: commandsOf(network, people) }
+}
+
+async function pdsOnly() {
+  prepareEnvironment()
+  const { startPdses } = await import('./servers/pdses.mjs')
+  const pdses = await startPdses()
+  cleanups.push(pdses.stop)
+  return { ready: { urls: pdses.urls, accounts: {}, records: {} }, commands: pdses.commands }
 }
 
 for (const signal of ['SIGTERM', 'SIGINT']) process.on(signal, () => end(0))

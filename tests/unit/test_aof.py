@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import signal
 from collections.abc import Sequence
 from pathlib import Path
@@ -154,12 +155,23 @@ def test_a_crash_while_loading_may_be_damage():
     assert aof.diagnose([LOADING, "* Ready to accept connections unix"], -signal.SIGSEGV) is None
 
 
-def test_a_repaired_tail_is_told():
-    line = "!!! Truncating the AOF appendonly.aof.1.incr.aof at offset 993 !!!"
-    incident = aof.torn_tail(line, {"appendonly.aof.1.incr.aof": 1000}, NOW)
-    assert incident is not None
-    assert (incident.kept_bytes, incident.lost_bytes, incident.copy) == (993, 7, None)
-    assert aof.torn_tail("Ready to accept connections", {}, NOW) is None
+def test_an_early_end_may_be_a_torn_tail():
+    line = "# Unexpected end of file reading the append only file a.incr.aof. You can: 1) Make a backup"
+    assert aof.diagnose([LOADING, line], 1) == Damage(complaint=line, torn=True)
+
+
+def test_an_incident_reads_well_whatever_the_path():
+    incident = aof.Incident(
+        at=NOW,
+        complaint="Bad file format reading the append only file a.aof: make a backup of your AOF file",
+        copy=Path(os.fsdecode(b"/data/\xff")),
+        kept_bytes=7,
+        lost_bytes=8,
+    )
+    assert str(incident) == (
+        "2026-11-22T05:34:13Z: Bad file format reading the append only file a.aof"
+        " (7 bytes kept, 8 lost, the damaged files are in /data/\\xff)"
+    )
 
 
 class Data:
@@ -211,6 +223,66 @@ def test_a_corrupt_middle_is_set_aside_and_cut(data):
     assert {path.name: path.read_bytes() for path in incident.copy.iterdir()} == before
     assert incident.kept_bytes == len(SET_A) + 15
     assert incident.lost_bytes == len(b"garbage" + SET_B)
+
+
+UNFINISHED = Damage(complaint="unexpected end", torn=True)
+
+
+@pytest.mark.parametrize(
+    "tail",
+    [
+        b"*",
+        b"*3\r\n$3\r\nSET\r\n$1\r\nb\r\n$5\r\nval",
+        b"*3\r\n$3\r\nSET\r\n$1\r\nb\r\n$99\r\nlooks like *1\r\n$4\r\nbut is none",
+        MULTI + SET_B,
+        MULTI + SET_B + b"*3\r\n$3\r\nSE",
+    ],
+)
+def test_of_a_torn_tail_no_copy_is_made(data, tail):
+    data.put("base", 1, b"")
+    data.put("incr", 1, SET_A)
+    data.put("incr", 2, SET_B + tail)
+    data.manifest(("base", 1), ("incr", 1), ("incr", 2))
+    incident = data.salvage(UNFINISHED)
+    assert data.path("incr", 2).read_bytes() == SET_B
+    assert (incident.copy, incident.lost_bytes) == (None, len(tail))
+    assert list(data.data_dir.iterdir()) == [data.directory]
+
+
+LENGTH_PAST_THE_END = b"*3\r\n$3\r\nSET\r\n$1\r\nb\r\n$9999\r\nvalue\r\n"
+
+
+@pytest.mark.parametrize(
+    "tail",
+    [
+        LENGTH_PAST_THE_END + SET_C,
+        LENGTH_PAST_THE_END + b"*3\r\n$3" + SET_C[:-1] + SET_B + SET_C[:-1],
+        MULTI + SET_B + LENGTH_PAST_THE_END + EXEC,
+    ],
+)
+def test_what_looks_torn_but_has_whole_commands_in_it_is_set_aside(data, tail):
+    data.put("base", 1, b"")
+    data.put("incr", 1, SET_A + tail)
+    data.manifest(("base", 1), ("incr", 1))
+    incident = data.salvage(UNFINISHED)
+    assert data.path("incr", 1).read_bytes() == SET_A
+    assert (incident.copy / data.path("incr", 1).name).read_bytes() == SET_A + tail
+
+
+def test_a_torn_file_that_is_not_the_last_is_set_aside(data):
+    data.put("base", 1, b"")
+    data.put("incr", 1, SET_A + SET_B[:-1])
+    data.put("incr", 2, SET_C)
+    data.manifest(("base", 1), ("incr", 1), ("incr", 2))
+    incident = data.salvage(UNFINISHED)
+    assert (incident.copy / data.path("incr", 2).name).read_bytes() == SET_C
+
+
+def test_what_is_whole_although_valkey_calls_it_torn_is_set_aside(data):
+    data.put("base", 1, b"")
+    data.put("incr", 1, SET_A)
+    data.manifest(("base", 1), ("incr", 1))
+    assert data.salvage(UNFINISHED).copy is not None
 
 
 def test_files_after_a_damaged_one_are_dropped(data):
@@ -297,6 +369,19 @@ def test_the_newest_copies_are_kept(data):
         "20261121T053413Z",
         "20261124T053413Z",
         "20261125T053413Z",
+    ]
+
+
+def test_torn_tails_do_not_push_out_copies(data):
+    for day in range(aof.COPIES_KEPT + 1):
+        data.directory.mkdir(exist_ok=True)
+        data.put("base", 1, b"")
+        data.put("incr", 1, SET_A + (b"garbage" if day == 0 else SET_B[:-1]))
+        data.manifest(("base", 1), ("incr", 1))
+        damage = Damage(complaint="bad") if day == 0 else UNFINISHED
+        aof.salvage(data.data_dir, damage, now=NOW + 86_400 * day)
+    assert [copy.name for copy in data.data_dir.glob("*.damaged-*")] == [
+        "appendonlydir.damaged-20261122T053413Z"
     ]
 
 

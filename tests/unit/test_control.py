@@ -51,6 +51,23 @@ async def test_the_child_knows_how_many_are_ready(pair):
         await link.close()
 
 
+async def test_the_child_knows_the_latest_incidents_of_the_store(pair):
+    link, channel = pair
+    async with channel:
+        events = link.events()
+        await channel.send_ready()
+        await anext(events)
+        assert channel.incidents == ()
+        link.send_store([f"incident {number}" for number in range(1000)])
+        await condition(lambda: channel.incidents)
+        assert channel.incidents == ("incident 997", "incident 998", "incident 999")
+        long_paths = [f"/{'ü' * 2047}/{number}" for number in range(3)]  # as long as Linux has them
+        link.send_store(long_paths)
+        await condition(lambda: channel.incidents == tuple(long_paths))
+        await events.aclose()
+        await link.close()
+
+
 async def test_the_end_of_the_supervisor_is_noticed(pair):
     link, channel = pair
     async with channel:
@@ -80,12 +97,14 @@ async def test_what_is_not_understood_is_ignored():
                 b'{"v":1,"event":"weather"}\n',
                 b'{"v":2,"event":"fleet","ready":7,"expected":7}\n',
                 b'{"v":1,"event":"fleet","ready":"x","expected":3}\n',
+                b'{"v":1,"event":"store","incidents":7}\n',
                 b"x" * 200_000 + b"\n",
             ):
                 await asyncio.get_running_loop().run_in_executor(None, ours.sendall, line)
             ours.sendall(encode("fleet", ready=3, expected=4))
             await condition(lambda: channel.expected == 4)
             assert channel.ready == 3
+            assert channel.incidents == ()
 
 
 async def test_a_child_that_does_not_read_costs_a_bounded_amount_of_memory(pair):

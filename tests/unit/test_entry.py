@@ -15,6 +15,7 @@ texts = st.text(max_size=30)
 entries = st.builds(
     Entry,
     key_id=texts,
+    stamp=texts,
     status=st.sampled_from([200, 400, 404]),
     content_type=texts,
     bodies=st.dictionaries(st.sampled_from(["br", "zstd", "gzip"]), st.binary()).map(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from proxy.resilience.backoff import MAX_NOT_BEFORE_S, failing_for, full_jitter, told_to_wait
-from proxy.resilience.breaker import Admission, Breaker, BreakerPolicy, Phase
+from proxy.resilience.breaker import Admission, Breaker, BreakerPolicy, Phase, Ticket
 from proxy.resilience.limiter import Bucket, Rank, Rate, ahead_of, next_rank
 
 NOW = 1_795_000_000.0
@@ -80,6 +80,7 @@ class BreakerMachine(RuleBasedStateMachine):
         self.in_a_row = 0
         self.refused_since = None
         self.last_probe_at = None
+        self.last_probe = None
 
     @rule(seconds=st.sampled_from([0.0, 1.0, 9.0, 11.0, 59.0, 61.0]))
     def pass_time(self, seconds):
@@ -88,47 +89,61 @@ class BreakerMachine(RuleBasedStateMachine):
     @rule()
     def call(self):
         before = self.breaker
-        self.breaker, admission = before.admit(self.now, POLICY)
+        self.breaker, ticket = before.admit(self.now, POLICY)
         if before.phase is Phase.CLOSED:
-            assert admission is Admission.PASS
-        if admission is Admission.PROBE:
+            assert ticket.admission is Admission.PASS
+        if ticket.admission is Admission.PROBE:
             assert self.last_probe_at is None or self.now >= self.last_probe_at + POLICY.probe_s
             self.last_probe_at = self.now
-        if admission is not Admission.REFUSE:
-            self.under_way.append(admission)
+            self.last_probe = ticket
+        if ticket.admission is not Admission.REFUSE:
+            self.under_way.append(ticket)
 
     @precondition(lambda self: self.under_way)
     @rule(alive=st.booleans(), data=st.data())
     def end(self, alive, data):
-        admission = self.under_way.pop(data.draw(st.integers(0, len(self.under_way) - 1)))
+        ticket = self.under_way.pop(data.draw(st.integers(0, len(self.under_way) - 1)))
         before = self.breaker
-        self.breaker = before.record(admission, self.now, POLICY, alive=alive)
-        if before.phase is Phase.CLOSED:
+        self.breaker = before.record(ticket, self.now, POLICY, alive=alive)
+        if before.phase is Phase.CLOSED and ticket.admission is Admission.PASS:
             self.in_a_row = 0 if alive else self.in_a_row + 1
             assert (self.breaker.phase is Phase.OPEN) == (self.in_a_row >= POLICY.threshold)
-        elif admission is Admission.PROBE:
+        elif before.phase is Phase.HALF_OPEN and ticket == self.last_probe:
             assert self.breaker.phase is (Phase.CLOSED if alive else Phase.OPEN)
             self.last_probe_at = None
         else:
-            assert self.breaker == before, "a call from before the breaker opened decided something"
+            assert self.breaker == before, "a call of an earlier phase decided something"
         if self.breaker.phase is Phase.CLOSED:
             self.in_a_row = self.breaker.failures
 
-    @precondition(lambda self: Admission.PROBE in self.under_way)
+    @precondition(lambda self: self.last_probe in self.under_way)
     @rule()
     def probe_never_sets_out(self):
-        self.under_way.remove(Admission.PROBE)
-        self.breaker = self.breaker.abandon(Admission.PROBE, self.now)
+        self.under_way.remove(self.last_probe)
+        self.breaker = self.breaker.abandon(self.last_probe, self.now)
         self.last_probe_at = None
 
     @invariant()
     def never_stuck(self):
         """However it stands, after cooldown and probe time somebody is let through."""
         later = self.now + POLICY.cooldown_s + POLICY.probe_s
-        assert self.breaker.admit(later, POLICY)[1] is not Admission.REFUSE
+        assert self.breaker.admit(later, POLICY)[1].admission is not Admission.REFUSE
 
 
 TestBreaker = BreakerMachine.TestCase
+
+
+def test_a_probe_that_was_replaced_decides_nothing():
+    breaker = Breaker()
+    for _ in range(3):
+        breaker = breaker.record(Ticket(Admission.PASS), 0.0, POLICY, alive=False)
+    breaker, first = breaker.admit(61.0, POLICY)
+    breaker, second = breaker.admit(72.0, POLICY)
+    closed = breaker.record(second, 73.0, POLICY, alive=True)
+    assert closed.phase is Phase.CLOSED
+    assert closed.record(first, 74.0, POLICY, alive=False) == closed
+    opened = breaker.record(second, 73.0, POLICY, alive=False)
+    assert opened.record(first, 74.0, POLICY, alive=True) == opened
 
 
 @given(st.lists(st.tuples(st.floats(0, 5), st.integers(1, 5)), max_size=60))

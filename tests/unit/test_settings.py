@@ -51,6 +51,25 @@ def test_lists_are_separated_by_commas():
     assert settings.cors_origins == ("https://a.example", "https://b.example:8443")
 
 
+def test_origins_are_written_as_browsers_write_them():
+    settings = load(
+        CORS_ORIGINS="https://A.example:443, http://b.example:80,http://b.example:8080/,http://[::1]:3000"
+    )
+    assert settings.cors_origins == (
+        "https://a.example",
+        "http://b.example",
+        "http://b.example:8080",
+        "http://[::1]:3000",
+    )
+
+
+def test_the_password_in_an_unusable_address_is_not_told():
+    with pytest.raises(UsageError) as caught:
+        load(REDIS_URL="redis://:open/sesame@h")
+    assert "open" not in str(caught.value)
+    assert "sesame" not in str(caught.value)
+
+
 def test_empty_means_unset():
     assert load(CONTACT="", PORT="", ADMIN_TOKEN="") == load()
 
@@ -75,19 +94,31 @@ def test_kubernetes_service_variables_are_no_settings():
 WRONG = {
     "PORT": ["abc", "-1", "65536"],
     "WORKERS": ["0", "x"],
-    "UPSTREAM": ["ftp://a.example", "public.api.bsky.app", "https://a.example/path", "https://u:p@a.example"],
+    "UPSTREAM": [
+        "ftp://a.example",
+        "public.api.bsky.app",
+        "https://a.example/path",
+        "https://u:p@a.example",
+        "http://exa mple",
+        "http://a..b",
+        "http://h:0",
+        "http://h:99999",
+        "http://%61",
+        "http://[::g]",
+    ],
+    "REDIS_URL": ["redis://h:port", "redis://h?db=x", "redis://", "unix://", "redis+cluster://h"],
     "CONTACT": ["a (b)", "ü"],
     "PUBLIC_URL": ["x"],
     "NAMESPACE": ["a b", "{x}"],
-    "EMBEDDED_MEMORY_MB": ["1"],
+    "EMBEDDED_MEMORY_MB": ["1", "9" * 30],
     "MEMORY_MB": ["0"],
     "CACHE_TTL": ["0", "-1", "nan", "ten"],
     "NEGATIVE_TTL": ["0"],
     "STALE_WHILE_REVALIDATE": ["-1"],
     "STALE_IF_ERROR": ["inf"],
     "CLIENT_MAX_AGE": ["-1"],
-    "ACTORS": ["alice"],
-    "UPSTREAM_RPS": ["0"],
+    "ACTORS": ["alice", ","],
+    "UPSTREAM_RPS": ["0", "1e-300"],
     "UPSTREAM_BURST": ["0"],
     "UPSTREAM_CONCURRENCY": ["0"],
     "DEGRADED_SHARE": ["0", "1.1"],
@@ -102,7 +133,7 @@ WRONG = {
     "DEAD_RETENTION_DAYS": ["0", "366"],
     "PLC_URL": ["plc"],
     "OPS_LISTEN": ["9090", "host:99999"],
-    "CORS_ORIGINS": ["a.example", "https://a.example/x"],
+    "CORS_ORIGINS": ["a.example", "https://a.example/x", ",", "https://exa mple"],
     "FEED_UPDATED_LANG": ["xx"],
     "LOG_LEVEL": ["loud"],
     "LOG_FORMAT": ["xml"],
