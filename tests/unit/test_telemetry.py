@@ -52,3 +52,21 @@ def test_the_access_log_is_off_unless_wanted(setting, lines):
     logging.getLogger("uvicorn.access").info('%s - "GET /x"', "127.0.0.1")
     logging.getLogger("uvicorn.error").warning("Invalid HTTP request received.")
     assert len(out.getvalue().splitlines()) == lines
+
+
+@pytest.mark.parametrize("form", ["json", "text"])
+def test_a_traceback_tells_no_values(form):
+    out = io.StringIO()
+    configure_logging(load_settings({"FEEDPROXY_LOG_FORMAT": form}), role="web", target=out)
+
+    def fail():
+        token = "open" + "sesame"
+        raise ValueError(len(token))
+
+    try:
+        fail()
+    except ValueError:
+        get_logger().exception("crashed")
+        logging.getLogger("uvicorn.error").exception("crashed")
+    assert "ValueError" in out.getvalue()
+    assert "opensesame" not in out.getvalue()
