@@ -12,9 +12,10 @@ import select
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass
 from http.cookiejar import CookieJar, DefaultCookiePolicy
+from pathlib import Path
 from typing import Final
 
 import httpx
@@ -47,7 +48,7 @@ from proxy.ops.health import Finding, Health
 from proxy.resilience.breaker import BreakerPolicy, Phase
 from proxy.resilience.gate import GatePolicy, LocalGate
 from proxy.resilience.limiter import Rate
-from proxy.settings import Settings, load_settings
+from proxy.settings import Settings, load_settings, load_tenants
 from proxy.store.connection import Store, connect
 from proxy.telemetry import configure_logging, get_logger
 from proxy.version import VERSION
@@ -84,13 +85,14 @@ class WebApp:
     """A web process's application, and what may be done to it while it runs."""
 
     app: ASGIApp
+    config: Path | None
     rules: Rules
     service: FeedService
 
-    def reload(self, environ: Mapping[str, str]) -> None:
+    def reload(self) -> None:
         """Read feedproxy.toml again. What is wrong with it is logged, and the old one stays in force."""
         try:
-            self.rules.current = load_settings(environ).tenants.feeds
+            self.rules.current = load_tenants(self.config).feeds
         except UsageError as error:
             _log.error("reload_refused", reason=str(error))
         else:
@@ -127,7 +129,7 @@ async def web_app(settings: Settings, clock: Clock, process: Process) -> AsyncIt
             exception_handlers={404: _not_found, 405: _not_found},
         )
         app.router.redirect_slashes = False  # what does not exist is said not to exist
-        yield WebApp(app=app, rules=rules, service=service)
+        yield WebApp(app=app, config=settings.config, rules=rules, service=service)
 
 
 def _store(settings: Settings, clock: Clock) -> Store:
@@ -314,7 +316,7 @@ async def run_web(settings: Settings, listener: socket.socket, control: ControlC
 
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, drain)
-        loop.add_signal_handler(signal.SIGHUP, web.reload, os.environ)
+        loop.add_signal_handler(signal.SIGHUP, web.reload)
         announcing = asyncio.create_task(_announce(server, control))
         try:
             await server.serve(sockets=[listener])

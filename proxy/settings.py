@@ -236,7 +236,7 @@ def load_settings(environ: Mapping[str, str], **overrides: object) -> Settings:
     environ = {name: value for name, value in environ.items() if value != ""}
     values = _from_environ(environ)
     values.update({name: value for name, value in overrides.items() if value is not None})
-    tenants = _read_tenants(values.get("config"))
+    tenants = load_tenants(values.get("config"))
     _refuse_unknown_names(environ, tenants.referenced_env())
     values.setdefault("data_dir", environ.get("STATE_DIRECTORY") or user_state_path("feedproxy"))
     try:
@@ -265,7 +265,11 @@ def _from_environ(environ: Mapping[str, str]) -> dict[str, Any]:
     return values
 
 
-def _read_tenants(path: Any) -> Tenants:
+def load_tenants(path: Path | str | None) -> Tenants:
+    """Read and check feedproxy.toml at `path`; nothing is in it where there is none.
+
+    Raises UsageError with one line that names the place.
+    """
     if path is None:
         return Tenants()
     try:

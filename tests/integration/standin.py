@@ -20,7 +20,7 @@ from proxy.supervisor import serve
 from proxy.telemetry import configure_logging
 
 
-async def web(listen_fd: int, control_fd: int, *, embedded: bool) -> None:
+async def web(listen_fd: int, control_fd: int) -> None:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     hangups: list[int] = []
@@ -39,7 +39,6 @@ async def web(listen_fd: int, control_fd: int, *, embedded: bool) -> None:
                 "ready": control.ready,
                 "expected": control.expected,
                 "hangups": len(hangups),
-                "embedded": embedded,
                 "environ": {
                     name: value for name, value in os.environ.items() if name.startswith("FEEDPROXY_")
                 },
@@ -75,9 +74,8 @@ def main() -> None:
     parser.add_argument("role")
     parser.add_argument("--listen-fd", type=int, required=True)
     parser.add_argument("--control-fd", type=int, required=True)
-    parser.add_argument("--embedded", action="store_true")
     given = parser.parse_args()
-    asyncio.run(web(given.listen_fd, given.control_fd, embedded=given.embedded))
+    asyncio.run(web(given.listen_fd, given.control_fd))
 
 
 if __name__ == "__main__":
