@@ -1,4 +1,4 @@
-"""The only place that builds and closes things in a process. Roles: web."""
+"""The processes that the supervisor starts: their roles, signals and ends. Roles: web."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import argparse
 import asyncio
 import contextlib
 import os
-import random
 import resource
 import select
 import signal
@@ -14,44 +13,24 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass
-from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
 from typing import Final
 
-import httpx
 import uvicorn
 import uvloop
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Mount
 from starlette.types import ASGIApp
 
-from proxy.bluesky.appview import AppView, RetryPolicy
-from proxy.bluesky.transport import DeadlineTransport
 from proxy.clock import Clock, SystemClock
+from proxy.composition import Reading, reading
 from proxy.control import ControlChannel
 from proxy.edge import ConnectionLimits, EdgeConfig
 from proxy.errors import FeedproxyError, UsageError
-from proxy.feeds.failing import FailingKeys
-from proxy.feeds.fill import Caches, Filler
-from proxy.feeds.headers import Manner
-from proxy.feeds.held import Held
-from proxy.feeds.memory import MemoryCache
-from proxy.feeds.policy import Rules, policy_of
-from proxy.feeds.recent import RecentSet
-from proxy.feeds.routes import FeedRoutes
-from proxy.feeds.service import FeedService
-from proxy.feeds.shared import SharedCache
-from proxy.feeds.wording import wording
 from proxy.ops.health import Finding, Health
-from proxy.resilience.breaker import BreakerPolicy, Phase
-from proxy.resilience.gate import GatePolicy, LocalGate
-from proxy.resilience.limiter import Rate
 from proxy.settings import Settings, load_settings, load_tenants
-from proxy.store.connection import Store, connect
 from proxy.telemetry import configure_logging, get_logger
-from proxy.version import VERSION
 
 MAX_CONNECTIONS: Final = 10_000
 MAX_CONNECTIONS_PER_CLIENT: Final = 100
@@ -62,8 +41,6 @@ _KEEP_ALIVE_S: Final = 30
 _DRAIN_S: Final = 7
 _GIVE_UP_S: Final = 5.0
 _LAST_CALL_S: Final = 0.5
-_LANDING_S: Final = 0.5
-_MAX_CURSORS: Final = 100_000
 
 _log = get_logger()
 
@@ -79,6 +56,17 @@ class Process:
         """Whether requests may come: all web processes of the host are up, and none is to go."""
         return not self.draining and (self.control is None or self.control.complete)
 
+    def findings(self) -> Iterator[Finding]:
+        """What the supervisor has told."""
+        if self.control is not None and self.control.incidents:
+            yield Finding(
+                "store_data",
+                "warn",
+                "Stored data was damaged and has been cut back to what is sound. Check the disk; delete the "
+                "copy of the damaged files once it is of no more use. This warning ends with the next start. "
+                + " | ".join(self.control.incidents),
+            )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WebApp:
@@ -86,146 +74,34 @@ class WebApp:
 
     app: ASGIApp
     config: Path | None
-    rules: Rules
-    service: FeedService
+    reading: Reading
 
     def reload(self) -> None:
         """Read feedproxy.toml again. What is wrong with it is logged, and the old one stays in force."""
         try:
-            self.rules.current = load_tenants(self.config).feeds
+            tenants = load_tenants(self.config)
         except UsageError as error:
             _log.error("reload_refused", reason=str(error))
-        else:
-            _log.info("reloaded", feed_rules=len(self.rules.current))
+            return
+        self.reading.rules.current = tenants.feeds
+        _log.info("reloaded", feed_rules=len(tenants.feeds))
+
+    def give_up(self) -> None:
+        """Answer everyone who still waits for the upstream with what there is."""
+        self.reading.service.give_up()
 
 
 @contextlib.asynccontextmanager
 async def web_app(settings: Settings, clock: Clock, process: Process) -> AsyncIterator[WebApp]:
-    """Everything a web process consists of, closed at the end in the reverse order."""
-    rules = Rules(settings.tenants.feeds)
-    policy = policy_of(settings, rules)
-    draw = random.Random()  # noqa: S311  (jitter, not secrets)
-    async with contextlib.AsyncExitStack() as stack:
-        store = _store(settings, clock)
-        stack.push_async_callback(store.aclose)
-        client = await stack.enter_async_context(_upstream_client(settings, clock))
-        gate = LocalGate(_gate_policy(settings), clock)
-        retry = RetryPolicy(
-            attempts=settings.retry_max,
-            base_s=settings.retry_base_ms / 1000,
-            cap_s=settings.retry_cap_ms / 1000,
-        )
-        appview = AppView(client, gate, clock, retry, draw=draw)
-        caches = _caches(settings, clock, store)
-        filler = Filler(appview, caches, policy, clock, draw=draw)
-        service = FeedService(filler, appview, caches, policy, clock)
-        stack.push_async_callback(service.close, _LANDING_S)
-        health = Health(process.ready, lambda: _findings(process, store, gate, caches))
+    """The application of a web process, open for as long as the block lasts."""
+    async with reading(settings, clock) as feeds:
+        health = Health(process.ready, lambda: (*process.findings(), *feeds.findings()))
         app = Starlette(
-            routes=[
-                *health.routes(),
-                Mount("/xrpc", FeedRoutes(service, _manner(settings), clock)),
-            ],
+            routes=[*health.routes(), feeds.route],
             exception_handlers={404: _not_found, 405: _not_found},
         )
         app.router.redirect_slashes = False  # what does not exist is said not to exist
-        yield WebApp(app=app, config=settings.config, rules=rules, service=service)
-
-
-def _store(settings: Settings, clock: Clock) -> Store:
-    url = settings.store_url
-    if url is None:
-        raise UsageError("FEEDPROXY_REDIS_URL is not set, and there is no embedded store in this process")
-    return connect(url, clock)
-
-
-def _upstream_client(settings: Settings, clock: Clock) -> httpx.AsyncClient:
-    contact = f" ({settings.contact})" if settings.contact else ""
-    return httpx.AsyncClient(
-        base_url=settings.upstream,
-        transport=DeadlineTransport(clock, max_connections=settings.upstream_concurrency),
-        headers={"user-agent": f"feedproxy/{VERSION}{contact}"},
-        # A cookie for one question would go along with everyone's.
-        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
-        trust_env=False,
-    )
-
-
-def _gate_policy(settings: Settings) -> GatePolicy:
-    return GatePolicy(
-        # The budget is the host's; each of its web processes has a part of it.
-        rate=Rate(
-            per_s=settings.upstream_rps / settings.workers,
-            burst=max(1, settings.upstream_burst // settings.workers),
-        ),
-        concurrency=max(1, settings.upstream_concurrency // settings.workers),
-        breaker=BreakerPolicy(
-            threshold=settings.breaker_threshold,
-            cooldown_s=settings.breaker_cooldown,
-            probe_s=settings.upstream_timeout,
-        ),
-    )
-
-
-def _caches(settings: Settings, clock: Clock, store: Store) -> Caches:
-    return Caches(
-        memory=MemoryCache[Held](settings.memory_mb * 1024 * 1024),
-        shared=SharedCache(store, clock, namespace=settings.namespace, upstream=settings.upstream),
-        failing=FailingKeys(clock, longest_s=settings.negative_ttl),
-        unshared=RecentSet(clock, max_items=10_000, keep_s=settings.negative_ttl),
-        cursors=RecentSet(clock, max_items=_MAX_CURSORS, keep_s=settings.stale_if_error),
-    )
-
-
-def _manner(settings: Settings) -> Manner:
-    return Manner(
-        client_max_age_s=settings.client_max_age,
-        stale_if_error_s=settings.stale_if_error,
-        cors_origins=settings.cors_origins,
-        wording=wording(settings.feed_updated_lang),
-    )
-
-
-def _findings(process: Process, store: Store, gate: LocalGate, caches: Caches) -> Iterator[Finding]:
-    if not store.reachable:
-        yield Finding(
-            "store",
-            "warn",
-            "Redis does not answer: feeds are served from memory alone. See that it runs and is reachable.",
-        )
-    elif store.refusal is not None:
-        yield Finding(
-            "store",
-            "warn",
-            f"Redis refuses ({store.refusal}): feeds are not kept over a restart. See its memory and disk, and "
-            "whether it is a replica.",
-        )
-    else:
-        yield Finding("store", "pass")
-    if process.control is not None and process.control.incidents:
-        yield Finding(
-            "store_data",
-            "warn",
-            "Stored data was damaged and has been cut back to what is sound. Check the disk; delete the copy "
-            "of the damaged files once it is of no more use. This warning ends with the next start. "
-            + " | ".join(process.control.incidents),
-        )
-    if gate.phase is Phase.CLOSED:
-        yield Finding("upstream", "pass")
-    else:
-        yield Finding(
-            "upstream",
-            "warn",
-            "The upstream has been failing; stored copies are served, and it is tried again by itself. "
-            "See FEEDPROXY_UPSTREAM and the network if this lasts.",
-        )
-    if len(caches.unshared):
-        yield Finding(
-            "storability",
-            "warn",
-            "The upstream forbids to store some answers (no-store, private or Vary): each of their readers "
-            "costs a request. See what stands between this host and the upstream.",
-        )
+        yield WebApp(app=app, config=settings.config, reading=feeds)
 
 
 async def _not_found(request: Request, error: Exception) -> Response:
@@ -312,7 +188,7 @@ async def run_web(settings: Settings, listener: socket.socket, control: ControlC
             process.draining = True
             server.should_exit = True
             # Whoever waits for a slow upstream is answered before the connections are cut.
-            loop.call_later(_GIVE_UP_S, web.service.give_up)
+            loop.call_later(_GIVE_UP_S, web.give_up)
 
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, drain)

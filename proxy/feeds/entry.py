@@ -27,9 +27,9 @@ class Entry:
     """An answer as it is stored, the same for every process.
 
     `bodies` maps a coding ("identity", "br", "zstd", "gzip") to the body in it. `initial_age_s` is the age at
-    arrival, `cost_s` what the fetch took, `early_draw` the sample that sets the early refresh. `dids` maps the
-    handles of the accounts the question names to their DIDs, as far as the answer told them. `cursor` is the
-    next page's. `stamp` is new with every confirmation by the upstream.
+    arrival, `cost_s` what the fetch took, `early_draw` the sample that sets the early refresh. `dids` maps
+    the handles of the accounts that the question names to their DIDs, as far as the answer told them.
+    `cursor` is the next page's. `stamp` is new with every confirmation by the upstream.
     """
 
     key_id: str

@@ -315,7 +315,7 @@ async def test_giving_up_answers_everyone_with_what_there_is(start, upstream, cl
         upstream.answer = lambda _: Response(hang=True)
         waiting = [asyncio.create_task(proxy.get(feed(name))) for name in ("known.test", "new.test")]
         await until(lambda: upstream.count == 3)
-        proxy.web.service.give_up()
+        proxy.web.give_up()
         known, new = await asyncio.gather(*waiting)
         await upstream.stop()
     assert known.status_code == 200
