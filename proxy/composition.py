@@ -115,7 +115,10 @@ def _gate_policy(settings: Settings) -> GatePolicy:
             per_s=settings.upstream_rps / settings.workers,
             burst=max(1, settings.upstream_burst // settings.workers),
         ),
-        concurrency=max(1, settings.upstream_concurrency // settings.workers),
+        # Of less than two, one slow answer would hold up everything else.
+        concurrency=max(
+            min(2, settings.upstream_concurrency), settings.upstream_concurrency // settings.workers
+        ),
         breaker=BreakerPolicy(
             threshold=settings.breaker_threshold,
             cooldown_s=settings.breaker_cooldown,
@@ -157,6 +160,12 @@ def _of_store(store: Store) -> Finding:
             "store",
             "warn",
             "Redis does not answer: feeds are served from memory alone. See that it runs and is reachable.",
+        )
+    if store.loading:
+        return Finding(
+            "store",
+            "warn",
+            "Redis is loading its data: feeds are served from memory alone until it has. Nothing to do.",
         )
     if store.refusal is not None:
         return Finding(

@@ -167,6 +167,7 @@ class EdgeProtocol(HttpToolsProtocol):
             if len(self.pipeline) >= MAX_PIPELINED:
                 self._held_back = data
                 self.flow.pause_reading()
+                self._unwatch()  # it is we who keep the client waiting
                 return
             self._parse(data[:_SLICE_BYTES])
             data = data[_SLICE_BYTES:]
@@ -205,7 +206,8 @@ class EdgeProtocol(HttpToolsProtocol):
         """The head is there; while draining, its answer is the last on this connection."""
         self._part = _Part.BODY
         super().on_headers_complete()
-        if self._draining and self.cycle is not None:
+        # Whoever waits for leave to send a body may never send it: what follows could be anything.
+        if self.cycle is not None and (self._draining or self.expect_100_continue):
             self.cycle.keep_alive = False
 
     def on_message_complete(self) -> None:
@@ -263,7 +265,7 @@ class EdgeProtocol(HttpToolsProtocol):
 
     def _too_slow(self) -> None:
         self._timer = self._timed_part = None
-        if self._part is _Part.IDLE or (self.cycle is not None and self.cycle.response_started):
+        if self._part is _Part.IDLE:
             self.transport.close()
         else:
             self._end_with(408, "InvalidRequest", "the request took too long to arrive")
@@ -276,8 +278,7 @@ class EdgeProtocol(HttpToolsProtocol):
         """Answer below ASGI, and close."""
         if self.transport.is_closing():
             return
-        if self._part is not _Part.BODY and self.cycle is not None and not self.cycle.response_complete:
-            # Answers are owed to earlier requests, and this one would be taken for theirs.
+        if self._owes():
             self._stop_parsing()
             return
         body = json.dumps({"error": code, "message": message}).encode()
@@ -294,9 +295,20 @@ class EdgeProtocol(HttpToolsProtocol):
         self.transport.write(b"".join((STATUS_LINE[status], head, more, b"\r\n", body)))
         self.transport.close()
 
+    def _owes(self) -> bool:
+        """Whether an answer given now would be taken for that of another request."""
+        if self.cycle is None:
+            return False
+        if self._part is _Part.BODY:  # the request that is being parsed is the last cycle
+            return bool(self.pipeline) or self.cycle.response_started
+        return not self.cycle.response_complete
+
     def _stop_parsing(self) -> None:
         """Answer what has been asked, then close."""
         self._deaf = True
+        self._unwatch()
         self.flow.pause_reading()
-        if self.cycle is not None:
+        if self.cycle is None or self.cycle.response_complete:
+            self.transport.close()
+        else:
             self.cycle.keep_alive = False

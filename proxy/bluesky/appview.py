@@ -30,8 +30,13 @@ _RETRIED: Final = frozenset({429, 502, 503, 504})
 _DEAD: Final = frozenset({502, 503, 504})
 # What a client is told when the upstream refuses and does not say for how long.
 _COME_BACK_S: Final = 5.0
+# The AppView shows threads up to 1,000 replies deep, a few levels each; users may nest what they like.
+MAX_DEPTH: Final = 10_000
+_DEPTH: Final = {"start_map": 1, "start_array": 1, "end_map": -1, "end_array": -1}
 # A body larger than this is checked outside the event loop.
 _LARGE_BYTES: Final = 64 * 1024
+
+_TOO_DEEP: Final = object()
 
 _log = get_logger()
 
@@ -239,6 +244,8 @@ async def _json_object(body: bytes, headers: Mapping[str, str]) -> Mapping[str, 
     if not headers.get("content-type", "").lower().startswith("application/json"):
         return None
     parsed = await asyncio.to_thread(_parsed, body) if len(body) > _LARGE_BYTES else _parsed(body)
+    if parsed is _TOO_DEEP:
+        parsed = await asyncio.to_thread(_parsed_deep, body)
     return parsed if isinstance(parsed, dict) else None
 
 
@@ -246,10 +253,21 @@ def _parsed(body: bytes) -> Any:
     try:
         return from_json(body, allow_inf_nan=False)
     except ValueError as error:
-        if "recursion" not in str(error):
-            return None
-    # A thread of two hundred replies nests deeper than fast parsers go; this one has no such limit.
+        return _TOO_DEEP if "recursion" in str(error) else None
+
+
+def _parsed_deep(body: bytes) -> Any:
+    """The document where a fast parser gives up: a thread of a hundred replies nests some hundreds deep.
+
+    Takes a second for 2 MiB, in a thread that lets others run meanwhile.
+    """
+    builder, depth = ijson.common.ObjectBuilder(), 0
     try:
-        return next(ijson.items(body, "", use_float=True))
-    except (ijson.JSONError, StopIteration, UnicodeDecodeError):
+        for event, value in ijson.basic_parse(body, use_float=True):
+            depth += _DEPTH.get(event, 0)
+            if depth > MAX_DEPTH:
+                return None
+            builder.event(event, value)
+    except (ijson.JSONError, UnicodeDecodeError):
         return None
+    return builder.value

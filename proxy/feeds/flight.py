@@ -61,6 +61,7 @@ class Flights(Generic[T]):
         self._flying: set[Flight[T]] = set()
         self._tasks: set[asyncio.Task[None]] = set()  # strong references: the loop keeps weak ones
         self._waiting = 0
+        self._given_up = False
 
     def __len__(self) -> int:
         return len(self._tasks)
@@ -85,6 +86,8 @@ class Flights(Generic[T]):
         """
         if flight.outcome is not None:
             return flight.outcome
+        if self._given_up:
+            raise UpstreamTimeout("this process is about to end")
         if self._waiting >= MAX_WAITERS:
             raise UpstreamUnavailable("too many requests wait for the upstream", retry_after_s=1.0)
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -103,7 +106,8 @@ class Flights(Generic[T]):
         return flight.outcome
 
     def give_up(self) -> None:
-        """Wake everyone who waits, with or without an outcome: there is no more time."""
+        """Wake everyone who waits, with or without an outcome, and let nobody wait: there is no more time."""
+        self._given_up = True
         for flight in self._flying:
             for waiter in flight.waiters:
                 if not waiter.done():

@@ -71,6 +71,7 @@ class FeedService:
         self._fills: Flights[Outcome] = Flights(clock, max_age_s=max_age_s, crashed=_crashed, after=_keep)
         self._numbers = itertools.count()
         self._refreshes = 0
+        self._given_up = False
 
     async def answer(self, key: FeedKey) -> Answer:
         """The answer to `key`. Raises nothing: trouble is told in the answer."""
@@ -97,6 +98,7 @@ class FeedService:
 
     def give_up(self) -> None:
         """Answer everyone who still waits with what there is: this process is about to end."""
+        self._given_up = True
         self._loads.give_up()
         self._fills.give_up()
 
@@ -155,22 +157,25 @@ class FeedService:
 
     async def _miss(self, key: FeedKey, held: Held | None) -> Answer:
         """Nothing to serve: the upstream decides. `held` is a negative answer that has expired, if any."""
+        deadline = self._clock.steady() + self._policy.timeout_s
         failing = self._caches.failing.current(key.digest)
         if failing is not None:
             left_s = failing.until - self._clock.steady()
-            return await self._unless_loaded(
-                key, _failed(failing.error, retry_after_s=left_s, detail="failing")
-            )
+            failed = _failed(failing.error, retry_after_s=left_s, detail="failing")
+            return await self._unless_loaded(key, failed, deadline)
         gone = held if held is not None and held.entry.negative else None
         flight, started = self._join(key, gone, self._rank(key))
         outcome = await self._wait(flight, self._policy.timeout_s + _WAIT_MARGIN_S)
         answer = await self._told(key, outcome, started=started, fwd="uri-miss", fallback=None)
-        return await self._unless_loaded(key, answer) if answer.error is not None else answer
+        return await self._unless_loaded(key, answer, deadline) if answer.error is not None else answer
 
-    async def _unless_loaded(self, key: FeedKey, failed: Answer) -> Answer:
-        """An error, unless a store that is still loading turns out to have a copy while there is time."""
-        deadline = self._clock.steady() + self._policy.timeout_s
-        while self._caches.shared.warming and self._clock.steady() < deadline:
+    async def _unless_loaded(self, key: FeedKey, failed: Answer, deadline: float) -> Answer:
+        """An error, unless a store that is still loading turns out to have a copy before `deadline`."""
+
+        def worth_waiting() -> bool:
+            return self._caches.shared.warming and not self._given_up and self._clock.steady() < deadline
+
+        while worth_waiting():
             await asyncio.sleep(_LOADING_POLL_S)
             held = await self._load(key)
             if (

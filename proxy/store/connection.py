@@ -31,7 +31,7 @@ TIMEOUT_S: Final = 0.5
 CONNECT_TIMEOUT_S: Final = 2.0
 MAX_CONNECTIONS: Final = 32
 # An embedded store starts together with the processes that use it.
-START_UP_S: Final = 10.0
+START_UP_S: Final = 3.0
 
 # A store that does not answer is left alone for a second, so that nobody waits for it again and again.
 BREAKER: Final = BreakerPolicy(threshold=3, cooldown_s=1.0, probe_s=1.0)
@@ -69,6 +69,11 @@ class Store:
         return self._loading
 
     @property
+    def loading(self) -> bool:
+        """Whether it said that it is still loading its data."""
+        return self._loading is True
+
+    @property
     def refusal(self) -> str | None:
         """Why it refuses what it is asked, None if it does not."""
         return next(iter(self._refusals.values()), None)
@@ -88,9 +93,10 @@ class Store:
                 alive, self._loading = True, False
             except AWAY as error:
                 # One that loads, or wants a password, is there: it costs nothing to ask it again.
-                self._loading = isinstance(error, BusyLoadingError) or (
-                    None if self._loading is None else False
-                )
+                if isinstance(error, BusyLoadingError):
+                    self._loading = True
+                elif not isinstance(error, RedisTimeoutError) and self._loading:
+                    self._loading = False  # it died of it
                 alive = isinstance(error, (AuthenticationError, BusyLoadingError))
                 raise StoreUnavailable(f"{type(error).__name__} in {script.name}") from error
             except (ResponseError, RedisError) as error:

@@ -274,3 +274,31 @@ async def test_the_probes_say_which_methods_they_know(start, upstream):
         answer = await proxy.client.post("/livez")
     assert answer.status_code == 405
     assert "GET" in answer.headers["allow"]
+
+
+async def test_a_broken_body_is_not_answered_in_anothers_name(start, upstream):
+    upstream.delay_s = 0.2
+    chunked = b"POST /livez HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n"
+    async with start() as proxy, listening_proxy(proxy) as address:
+        good = request(feed()).replace(b"Connection: close\r\n", b"")
+        raw = await exchange(address, good + chunked)
+        assert raw.startswith(b"HTTP/1.1 200 OK")
+        alone = await exchange(address, chunked)
+        assert alone.count(b"HTTP/1.1") == 1
+
+
+async def test_who_is_held_back_is_not_called_slow(start, upstream, quick):
+    upstream.delay_s = 0.1
+    async with start() as proxy, listening_proxy(proxy) as address:
+        many = [request(feed(f"a{n}.test", q="x" * 300)) for n in range(20)]
+        pipeline = b"".join(one.replace(b"Connection: close\r\n", b"") for one in many[:-1]) + many[-1]
+        raw = await exchange(address, pipeline)
+    assert raw.count(b"HTTP/1.1 200 OK") == 20
+
+
+async def test_a_refused_expectation_ends_the_connection(start, upstream):
+    asking = b"POST /xrpc/app.bsky.actor.getProfile HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n"
+    async with start() as proxy, listening_proxy(proxy) as address:
+        raw = await exchange(address, asking + b"Expect: 100-continue\r\n\r\n")
+    assert raw.startswith(b"HTTP/1.1 405")
+    assert b"connection: close" in raw.lower()

@@ -274,9 +274,24 @@ async def test_a_long_thread_comes_through(start, upstream):
         answer = await proxy.get(thread)
         assert answer.status_code == 200
         assert answer.content == body
-        upstream.answer = lambda _: Response(body=body[:-1])
-        broken = await proxy.get(f"{thread}&parentHeight=1")
-    assert broken.status_code == 502
+        for number, broken in enumerate((body[:-1], body + b"x", nested(6000), b"[" * 3000)):
+            upstream.answer = lambda _, broken=broken: Response(body=broken)
+            answer = await proxy.get(f"{thread}&parentHeight={number}")
+            assert answer.status_code == 502
+
+
+async def test_a_deep_document_does_not_stall_the_loop(start, upstream):
+    """A user may nest a record as deep as the network takes it; everyone else's answers go on meanwhile."""
+    record = b'{"x":' * 3000 + b"1" + b"}" * 3000
+    upstream.answer = lambda _: Response(body=b'{"feed":[' + b",".join([record] * 90) + b"]}")
+    async with start() as proxy:
+        slow = asyncio.create_task(proxy.get(feed()))
+        turns = 0
+        while not slow.done():
+            await asyncio.sleep(0)
+            turns += 1
+    assert slow.result().status_code == 200
+    assert turns > 100
 
 
 async def test_failures_keep_nothing_of_what_failed(start, upstream):
