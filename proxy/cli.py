@@ -65,6 +65,23 @@ def serve(
 
 
 @app.command()
+def worker() -> None:
+    """Work off the queue of posts in the store of FEEDPROXY_REDIS_URL; `serve` has a worker of its own."""
+    from proxy.errors import OperationalError
+    from proxy.settings import load_settings
+
+    if load_settings(os.environ).redis_url is None:
+        raise OperationalError(
+            "there is no store to work for: set FEEDPROXY_REDIS_URL, or run `feedproxy serve`, which has a "
+            "worker for its own store"
+        )
+
+    from proxy import runtime
+
+    sys.exit(runtime.main(["worker"]))
+
+
+@app.command()
 def config() -> None:
     """Print the settings in effect, secrets masked."""
     from proxy.settings import load_settings

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import os
 import random
-from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
+import socket
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Final
 
 import httpx
-from starlette.routing import Mount
+from starlette.routing import BaseRoute, Mount
 
 from proxy.bluesky.appview import AppView, RetryPolicy
+from proxy.bluesky.identity import Identities
+from proxy.bluesky.pds import Pds
+from proxy.bluesky.pins import Pins
+from proxy.bluesky.sessions import Sessions
 from proxy.bluesky.transport import DeadlineTransport
+from proxy.bluesky.wire import Wire
 from proxy.clock import Clock
 from proxy.errors import UsageError
 from proxy.feeds.failing import FailingKeys
@@ -31,12 +40,29 @@ from proxy.ops.health import Finding
 from proxy.resilience.breaker import BreakerPolicy, Phase
 from proxy.resilience.gate import GatePolicy, LocalGate
 from proxy.resilience.limiter import Rate
+from proxy.resilience.pace import LocalPace, SharedPace
 from proxy.settings import Settings
-from proxy.store.connection import Store, connect
+from proxy.store.connection import Store, connect, pool_of
+from proxy.store.persistence import persistence_of
+from proxy.store.queue_store import TIMEOUT_S, connect_queue
+from proxy.syndication.accounts import AccountBook, TokenCheck
+from proxy.syndication.direct import DirectPublisher
+from proxy.syndication.durability import Durability
+from proxy.syndication.gates import GateKeeper
+from proxy.syndication.intake import Intake, IntakePolicy
+from proxy.syndication.publisher import Publisher
+from proxy.syndication.queue import JobQueue, QueuePolicy
+from proxy.syndication.routes import SyndicationRoutes
+from proxy.syndication.waiting import Waiters, WaitPolicy
+from proxy.syndication.worker import Worker, WorkerPolicy
+from proxy.tenants import Account
 from proxy.version import VERSION
 
+# What is under way to PDSs at a time, beside a request for each delivery: logins, look-ups.
+_SPARE_CONNECTIONS: Final = 8
 _LANDING_S: Final = 0.5
 _MAX_CURSORS: Final = 100_000
+_DAY_S: Final = 86_400.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +98,9 @@ async def reading(settings: Settings, clock: Clock) -> AsyncIterator[Reading]:
     async with contextlib.AsyncExitStack() as stack:
         store = _store(settings, clock)
         stack.push_async_callback(store.aclose)
-        client = await stack.enter_async_context(_upstream_client(settings, clock))
+        client = await stack.enter_async_context(
+            _client(settings, clock, settings.upstream_concurrency, base_url=settings.upstream)
+        )
         gate = LocalGate(_gate_policy(settings), clock)
         appview = AppView(client, gate, clock, _retry_policy(settings), draw=draw)
         caches = _caches(settings, clock, store)
@@ -89,6 +117,101 @@ async def reading(settings: Settings, clock: Clock) -> AsyncIterator[Reading]:
         )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Syndication:
+    """What the write path of a web process and that of a worker have in common."""
+
+    queue: JobQueue
+    book: AccountBook
+    pins: Pins
+    sessions: Sessions
+    publisher: Publisher
+    store_config: Callable[[], Awaitable[Mapping[str, str]]]
+
+    def routes(self, settings: Settings, clock: Clock, draining: asyncio.Event) -> list[BaseRoute]:
+        """The intake: /syndicate and what belongs to it."""
+        desk = GateKeeper(self.queue, clock)
+        intake = Intake(
+            desk,
+            self.book,
+            clock,
+            IntakePolicy(max_post_age_s=settings.max_post_age_days * _DAY_S, base=settings.public_url or ""),
+            durability=Durability(self.store_config, clock),
+            known_did=self._known_did,
+            publish_now=DirectPublisher(
+                self.publisher, self.sessions, lambda: self.book.current, clock, closed=desk.closed
+            ),
+        )
+        waiters = Waiters(intake, draining, WaitPolicy())
+        edge = SyndicationRoutes(
+            intake, TokenCheck(self.book, clock), waiters, public_url=settings.public_url
+        )
+        return edge.routes()
+
+    def worker(self, settings: Settings, clock: Clock) -> Worker:
+        """A worker on this queue, with a name that no other ever had."""
+        policy = WorkerPolicy(concurrency=settings.worker_concurrency, lease_s=settings.lease_s)
+        name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:12]}"
+        draw = random.Random().random  # noqa: S311  (jitter, not secrets)
+        return Worker(self.queue, self.publisher, self.fingerprints, clock, policy, name=name, draw=draw)
+
+    def fingerprints(self) -> Mapping[str, str]:
+        """The accounts that can be logged in to, with what tells one password from the next."""
+        accounts = self.book.current
+        known = {name: accounts.credential(name) for name in accounts.usable()}
+        return {name: credential.fingerprint for name, credential in known.items() if credential}
+
+    async def _known_did(self, account: Account) -> str:
+        return await self.pins.known(account.identifier)
+
+
+@contextlib.asynccontextmanager
+async def syndicating(
+    settings: Settings, clock: Clock, environ: Mapping[str, str]
+) -> AsyncIterator[Syndication]:
+    """Everything that posts need. Nothing is sent before the first post."""
+    if settings.redis_url is None:
+        raise UsageError("FEEDPROXY_REDIS_URL is not set, and there is no embedded store in this process")
+    book = AccountBook(settings.tenants, environ)
+    prefix = f"{settings.namespace}:{{q}}:"
+    async with contextlib.AsyncExitStack() as stack:
+        store = connect_queue(settings.redis_url, clock)
+        stack.push_async_callback(store.aclose)
+        config_pool = pool_of(settings.redis_url, timeout_s=TIMEOUT_S)
+        stack.push_async_callback(config_pool.disconnect)
+        connections = settings.worker_concurrency + _SPARE_CONNECTIONS
+        client = await stack.enter_async_context(_client(settings, clock, connections))
+        wire = Wire(client, clock)
+        rate = Rate(per_s=settings.pds_rps, burst=settings.pds_burst)
+        alone = LocalPace(replace(rate, per_s=rate.per_s * settings.degraded_share), clock)
+        pds = Pds(wire, SharedPace(store, rate, alone, clock, prefix=prefix), clock)
+        identities = Identities(wire, clock, plc_url=settings.plc_url, resolver_url=settings.upstream)
+        pins = Pins(store, identities, prefix=prefix)
+        sessions = Sessions(store, pds, identities, pins, clock, prefix=prefix)
+        queue = JobQueue(store, clock, _queue_policy(settings), namespace=settings.namespace)
+        stack.push_async_callback(queue.aclose)
+        yield Syndication(
+            queue=queue,
+            book=book,
+            pins=pins,
+            sessions=sessions,
+            publisher=Publisher(sessions, pds, lambda: book.current, clock),
+            store_config=persistence_of(config_pool),
+        )
+
+
+def _queue_policy(settings: Settings) -> QueuePolicy:
+    return QueuePolicy(
+        lease_s=settings.lease_s,
+        retry_delays_s=settings.syndication_retry_delays,
+        breaker_threshold=settings.account_breaker_threshold,
+        breaker_cooldown_s=settings.account_breaker_cooldown,
+        max_post_age_s=settings.max_post_age_days * _DAY_S,
+        done_retention_s=settings.done_retention_days * _DAY_S,
+        dead_retention_s=settings.dead_retention_days * _DAY_S,
+    )
+
+
 def _store(settings: Settings, clock: Clock) -> Store:
     url = settings.store_url
     if url is None:
@@ -96,11 +219,13 @@ def _store(settings: Settings, clock: Clock) -> Store:
     return connect(url, clock)
 
 
-def _upstream_client(settings: Settings, clock: Clock) -> httpx.AsyncClient:
+def _client(
+    settings: Settings, clock: Clock, max_connections: int, *, base_url: str = ""
+) -> httpx.AsyncClient:
     contact = f" ({settings.contact})" if settings.contact else ""
     return httpx.AsyncClient(
-        base_url=settings.upstream,
-        transport=DeadlineTransport(clock, max_connections=settings.upstream_concurrency),
+        base_url=base_url,
+        transport=DeadlineTransport(clock, max_connections=max_connections),
         headers={"user-agent": f"feedproxy/{VERSION}{contact}"},
         # A cookie for one question would go along with everyone's.
         cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),

@@ -1,4 +1,4 @@
-"""The processes that the supervisor starts: their roles, signals and ends. Roles: web."""
+"""The processes that the supervisor starts: their roles (web, worker), signals and ends."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -24,13 +24,14 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp
 
 from proxy.clock import Clock, SystemClock
-from proxy.composition import Reading, reading
+from proxy.composition import Reading, Syndication, reading, syndicating
 from proxy.control import ControlChannel
 from proxy.edge import ConnectionLimits, EdgeConfig
 from proxy.errors import FeedproxyError, UsageError
 from proxy.ops.health import Finding, Health
 from proxy.settings import Settings, load_settings, load_tenants
 from proxy.telemetry import configure_logging, get_logger
+from proxy.tenants import Tenants
 
 MAX_CONNECTIONS: Final = 10_000
 MAX_CONNECTIONS_PER_CLIENT: Final = 100
@@ -50,11 +51,11 @@ class Process:
     """What this process is doing, for the probes."""
 
     control: ControlChannel | None = None
-    draining: bool = False
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
 
     def ready(self) -> bool:
         """Whether requests may come: all web processes of the host are up, and none is to go."""
-        return not self.draining and (self.control is None or self.control.complete)
+        return not self.stopping.is_set() and (self.control is None or self.control.complete)
 
     def findings(self) -> Iterator[Finding]:
         """What the supervisor has told."""
@@ -75,16 +76,13 @@ class WebApp:
     app: ASGIApp
     config: Path | None
     reading: Reading
+    syndication: Syndication
 
     def reload(self) -> None:
-        """Read feedproxy.toml again. What is wrong with it is logged, and the old one stays in force."""
-        try:
-            tenants = load_tenants(self.config)
-        except UsageError as error:
-            _log.error("reload_refused", reason=str(error))
-            return
-        self.reading.rules.current = tenants.feeds
-        _log.info("reloaded", feed_rules=len(tenants.feeds))
+        """Read feedproxy.toml and password files again."""
+        tenants = _reloaded(self.config, self.syndication)
+        if tenants is not None:
+            self.reading.rules.current = tenants.feeds
 
     def give_up(self) -> None:
         """Answer everyone who still waits for the upstream with what there is."""
@@ -94,14 +92,30 @@ class WebApp:
 @contextlib.asynccontextmanager
 async def web_app(settings: Settings, clock: Clock, process: Process) -> AsyncIterator[WebApp]:
     """The application of a web process, open for as long as the block lasts."""
-    async with reading(settings, clock) as feeds:
+    async with reading(settings, clock) as feeds, syndicating(settings, clock, os.environ) as posts:
         health = Health(process.ready, lambda: (*process.findings(), *feeds.findings()))
         app = Starlette(
-            routes=[*health.routes(), feeds.route],
+            routes=[
+                *health.routes(),
+                feeds.route,
+                *posts.routes(settings, clock, process.stopping),
+            ],
             exception_handlers={404: _not_found, 405: _not_found},
         )
         app.router.redirect_slashes = False  # what does not exist is said not to exist
-        yield WebApp(app=app, config=settings.config, reading=feeds)
+        yield WebApp(app=app, config=settings.config, reading=feeds, syndication=posts)
+
+
+def _reloaded(config: Path | None, syndication: Syndication) -> Tenants | None:
+    """feedproxy.toml as it is now. What is wrong with it is logged, and the old one stays in force."""
+    try:
+        tenants = load_tenants(config)
+        syndication.book.reload(tenants, os.environ)
+    except UsageError as error:
+        _log.error("reload_refused", reason=str(error))
+        return None
+    _log.info("reloaded", trouble=list(syndication.book.current.trouble))
+    return tenants
 
 
 async def _not_found(request: Request, error: Exception) -> Response:
@@ -185,7 +199,7 @@ async def run_web(settings: Settings, listener: socket.socket, control: ControlC
         loop = asyncio.get_running_loop()
 
         def drain() -> None:
-            process.draining = True
+            process.stopping.set()  # long polls and event streams end first
             server.should_exit = True
             # Whoever waits for a slow upstream is answered before the connections are cut.
             loop.call_later(_GIVE_UP_S, web.give_up)
@@ -201,15 +215,46 @@ async def run_web(settings: Settings, listener: socket.socket, control: ControlC
             await asyncio.wait([announcing])
 
 
-async def _announce(server: WebServer, control: ControlChannel | None) -> None:
-    """Tell the supervisor when this process accepts connections, and leave when it is gone."""
+async def _announce(server: WebServer | None, control: ControlChannel | None) -> None:
+    """Tell the supervisor when this process is up, and leave when the supervisor is gone."""
     if control is None:
         return
-    await server.listening.wait()
+    if server is not None:
+        await server.listening.wait()
     await control.send_ready()
     await control.wait_closed()
     # Nobody is left to restart or stop this process, nor to look after its store.
     os._exit(1)
+
+
+async def run_worker(settings: Settings, control: ControlChannel | None) -> None:
+    """Work off the queue until SIGTERM; what is in flight then finishes or goes back."""
+    clock = SystemClock()
+    async with syndicating(settings, clock, os.environ) as posts:
+        worker = posts.worker(settings, clock)
+        loop = asyncio.get_running_loop()
+
+        def reload() -> None:
+            if _reloaded(settings.config, posts) is not None:
+                worker.reload()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, worker.stop)
+        loop.add_signal_handler(signal.SIGHUP, reload)
+        watching = asyncio.create_task(_announce(None, control))
+        try:
+            await worker.run()
+        finally:
+            watching.cancel()
+            await asyncio.wait([watching])
+
+
+async def _worker(settings: Settings, control_fd: int | None) -> None:
+    if control_fd is None:
+        await run_worker(settings, None)
+        return
+    async with ControlChannel(control_fd) as control:
+        await run_worker(settings, control)
 
 
 async def _web(settings: Settings, listen_fd: int, control_fd: int | None) -> None:
@@ -225,14 +270,17 @@ async def _web(settings: Settings, listen_fd: int, control_fd: int | None) -> No
 def main(argv: Iterable[str] | None = None) -> int:
     """Entry point of a child process; its options come from the supervisor. Returns the exit code."""
     parser = argparse.ArgumentParser(prog="proxy.runtime")
-    parser.add_argument("role", choices=["web"])
-    parser.add_argument("--listen-fd", type=int, required=True)
+    parser.add_argument("role", choices=["web", "worker"])
+    parser.add_argument("--listen-fd", type=int)
     parser.add_argument("--control-fd", type=int)
     options = parser.parse_args(None if argv is None else list(argv))
     try:
         settings = load_settings(os.environ)
         configure_logging(settings, role=options.role)
-        uvloop.run(_web(settings, options.listen_fd, options.control_fd))
+        if options.role == "worker":
+            uvloop.run(_worker(settings, options.control_fd))
+        else:
+            uvloop.run(_web(settings, options.listen_fd, options.control_fd))
     except FeedproxyError as error:
         sys.stderr.write(f"feedproxy: {error}\n")
         return 2 if isinstance(error, UsageError) else 1

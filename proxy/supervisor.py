@@ -31,6 +31,8 @@ STEADY_AFTER_S = 60.0
 DRAIN_S = 8.0
 STOP_S = 9.5
 HURRY_S = 1.0
+# A worker waits for so long for the first web process to be up.
+WEB_FIRST_S = 5.0
 OPEN_FILES_MAX = 65_536
 BACKLOG = 2048
 
@@ -52,12 +54,13 @@ class RestartDelay:
 
 @dataclass(eq=False, kw_only=True)
 class _Child:
-    """A running web process."""
+    """A running child."""
 
+    role: str  # web or worker
     slot: int  # from 0; stays with the process that replaces it
     process: asyncio.subprocess.Process
     link: ChildLink
-    ready: bool = False  # it accepts connections
+    ready: bool = False  # it is up; a web process accepts connections
     to_reload: bool = False  # told to reload before it could listen to that
 
     def signal(self, number: signal.Signals) -> None:
@@ -96,9 +99,10 @@ class Supervisor:
         self._children: set[_Child] = set()
         self._stopping = asyncio.Event()
         self._hurry = asyncio.Event()
+        self._web_up = asyncio.Event()
 
     def __repr__(self) -> str:
-        ready = sum(child.ready for child in self._children)
+        ready = sum(child.ready for child in self._children if child.role == "web")
         return f"<Supervisor of {self._settings.workers} web processes, {ready} ready>"
 
     async def run(self) -> None:
@@ -107,10 +111,10 @@ class Supervisor:
             host, port = self._listener.getsockname()[:2]
             self._log.info("listening", host=host, port=port, workers=self._settings.workers, pid=os.getpid())
             async with asyncio.TaskGroup() as tasks:
-                web = tasks.create_task(self._run_web(), name="web")
+                children = tasks.create_task(self._run_children(), name="children")
                 if self._valkey is not None:
                     tasks.create_task(self._keep("valkey", self._valkey.run_once), name="valkey")
-                tasks.create_task(self._shut_down_when_told(web), name="shutdown")
+                tasks.create_task(self._shut_down_when_told(children), name="shutdown")
             self._log.info("stopped")
 
     def stop(self) -> None:
@@ -131,7 +135,7 @@ class Supervisor:
         for child in self._children:
             child.signal(number)
 
-    async def _shut_down_when_told(self, web: asyncio.Task[None]) -> None:
+    async def _shut_down_when_told(self, children: asyncio.Task[None]) -> None:
         await self._stopping.wait()
         self._log.info("stopping")
         stop_by = self._clock.steady() + STOP_S
@@ -139,19 +143,23 @@ class Supervisor:
         self._listener.close()
         self._signal_children(signal.SIGTERM)
         hurry = asyncio.create_task(self._hurry.wait())
-        await asyncio.wait([web, hurry], timeout=DRAIN_S, return_when=asyncio.FIRST_COMPLETED)
-        if not web.done():
+        await asyncio.wait([children, hurry], timeout=DRAIN_S, return_when=asyncio.FIRST_COMPLETED)
+        if not children.done():
             self._log.warning("drain_cut_short", pids=[child.process.pid for child in self._children])
             self._signal_children(signal.SIGKILL)
-            await asyncio.wait([web])
+            await asyncio.wait([children])
         hurry.cancel()
         # Last, because requests in flight write to it until the end.
         if self._valkey is not None:
             left_s = HURRY_S if self._hurry.is_set() else stop_by - self._clock.steady()
             await self._valkey.stop(min(left_s, self._valkey.STOP_S))
 
-    async def _keep(self, name: str, live: Callable[[], Awaitable[int | None]]) -> None:
-        """Run one life after the other of a process until told to stop."""
+    async def _keep(
+        self, name: str, live: Callable[[], Awaitable[int | None]], first: Awaitable[None] | None = None
+    ) -> None:
+        """Run one life after the other of a process until told to stop; `first` comes before them."""
+        if first is not None:
+            await first
         delay = RestartDelay()
         while not self._stopping.is_set():
             born_at = self._clock.steady()
@@ -163,24 +171,35 @@ class Supervisor:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), wait_s)
 
-    async def _run_web(self) -> None:
+    async def _run_children(self) -> None:
+        # Where the operator runs a Redis, the workers are the operator's as well: `feedproxy worker`.
+        roles = ["web"] * self._settings.workers + ["worker"] * (self._valkey is not None)
         async with asyncio.TaskGroup() as tasks:
-            for slot in range(self._settings.workers):
-                tasks.create_task(self._keep(f"web-{slot}", functools.partial(self._live_web, slot)))
+            for slot, role in enumerate(roles):
+                live = functools.partial(self._live_child, role, slot)
+                tasks.create_task(self._keep(f"{role}-{slot}", live, first=self._may_start(role)))
 
-    async def _live_web(self, slot: int) -> int | None:
-        """One life of a web process; its exit code, None when it could not be started."""
+    async def _may_start(self, role: str) -> None:
+        """Posts can wait for a second; pages cannot, and starting takes all the cores there are."""
+        if role == "worker":
+            awaited = [asyncio.create_task(event.wait()) for event in (self._web_up, self._stopping)]
+            await asyncio.wait(awaited, timeout=WEB_FIRST_S, return_when=asyncio.FIRST_COMPLETED)
+            for waiting in awaited:
+                waiting.cancel()
+
+    async def _live_child(self, role: str, slot: int) -> int | None:
+        """One life of a child; its exit code, None when it could not be started."""
         link, theirs = ChildLink.pair()
         try:
             with theirs:
-                process = await self._spawn_web(theirs.fileno())
+                process = await self._spawn(role, theirs.fileno())
         except OSError as error:
-            self._log.error("web_not_started", slot=slot, error=str(error))
+            self._log.error("child_not_started", child=role, slot=slot, error=str(error))
             await link.close()
             return None
-        child = _Child(slot=slot, process=process, link=link)
+        child = _Child(role=role, slot=slot, process=process, link=link)
         self._children.add(child)
-        self._log.info("web_started", slot=slot, pid=process.pid)
+        self._log.info(f"{role}_started", slot=slot, pid=process.pid)
         if self._stopping.is_set():  # told while it was being spawned
             child.signal(signal.SIGTERM)
         try:
@@ -196,16 +215,17 @@ class Supervisor:
             await link.close()
             self._tell_children()
 
-    async def _spawn_web(self, control_fd: int) -> asyncio.subprocess.Process:
-        listen_fd = self._listener.fileno()
-        options = [f"--listen-fd={listen_fd}", f"--control-fd={control_fd}"]
+    async def _spawn(self, role: str, control_fd: int) -> asyncio.subprocess.Process:
+        handed = {"control": control_fd}
+        if role == "web":
+            handed["listen"] = self._listener.fileno()
         return await asyncio.create_subprocess_exec(
             *self._child_command,
-            "web",
-            *options,
+            role,
+            *(f"--{name}-fd={number}" for name, number in handed.items()),
             env=self._child_environ,
             stdin=asyncio.subprocess.DEVNULL,
-            pass_fds=(listen_fd, control_fd),
+            pass_fds=tuple(handed.values()),
             # A terminal's Ctrl-C comes to us alone, and we decide in which order things end.
             start_new_session=True,
         )
@@ -214,13 +234,15 @@ class Supervisor:
         async for event in child.link.events():
             if event == "ready" and not child.ready:
                 child.ready = True
-                self._log.info("web_ready", slot=child.slot, pid=child.process.pid)
+                if child.role == "web":
+                    self._web_up.set()
+                self._log.info(f"{child.role}_ready", slot=child.slot, pid=child.process.pid)
                 self._tell_children()
                 if child.to_reload:
                     child.signal(signal.SIGHUP)
 
     def _tell_children(self) -> None:
-        ready = sum(child.ready for child in self._children)
+        ready = sum(child.ready for child in self._children if child.role == "web")
         incidents = [] if self._valkey is None else [str(incident) for incident in self._valkey.incidents]
         for child in self._children:
             child.link.send_fleet(ready, self._settings.workers)

@@ -16,6 +16,7 @@ from typing import Any, Self, TypeVar
 
 DEADLINE_S = 60.0
 STOP_S = 15.0  # more than `serve` takes to stop, whatever hangs
+_STARTED = ("web_started", "worker_started", "valkey_started")
 STANDIN = Path(__file__).with_name("standin.py")
 
 T = TypeVar("T")
@@ -180,7 +181,7 @@ class ServeProcess:
 
     def started_pids(self) -> list[int]:
         """Every pid that this supervisor says it has started."""
-        return [event["pid"] for name in ("web_started", "valkey_started") for event in self.events(name)]
+        return [event["pid"] for name in _STARTED for event in self.events(name)]
 
     def _is_still(self, pid: int) -> bool:
         """Whether the pid is still a process that we started, not one that has got its number since."""

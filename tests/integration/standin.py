@@ -1,4 +1,4 @@
-"""A `serve` whose web processes are this file: just enough to see what the supervisor does with them.
+"""A `serve` whose children are this file: just enough to see what the supervisor does with them.
 
 `GET` of anything answers with the process's pid, how many are ready, and its settings; 503 until all are.
 Run as `standin.py serve` (settings from the environment), which runs `standin.py web --listen-fd …`.
@@ -64,6 +64,19 @@ async def web(listen_fd: int, control_fd: int) -> None:
         server.close()
 
 
+async def worker(control_fd: int) -> None:
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    async with ControlChannel(control_fd) as control:
+        await control.send_ready()
+        orphaned = asyncio.create_task(control.wait_closed())
+        stopped = asyncio.create_task(stop.wait())
+        await asyncio.wait([orphaned, stopped], return_when=asyncio.FIRST_COMPLETED)
+        if orphaned.done():
+            os._exit(1)
+        orphaned.cancel()
+
+
 def main() -> None:
     if sys.argv[1] == "serve":
         settings = load_settings(os.environ)
@@ -72,10 +85,12 @@ def main() -> None:
         return
     parser = argparse.ArgumentParser()
     parser.add_argument("role")
-    parser.add_argument("--listen-fd", type=int, required=True)
+    parser.add_argument("--listen-fd", type=int)
     parser.add_argument("--control-fd", type=int, required=True)
     given = parser.parse_args()
-    asyncio.run(web(given.listen_fd, given.control_fd))
+    asyncio.run(
+        worker(given.control_fd) if given.role == "worker" else web(given.listen_fd, given.control_fd)
+    )
 
 
 if __name__ == "__main__":

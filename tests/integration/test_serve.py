@@ -339,6 +339,7 @@ def fleet(tmp_path_factory):
     with ServeProcess(home / "data", command=command, ADMIN_TOKEN_FILE=token) as serve:
         serve.wait_ready()
         serve.wait_event("valkey_up")
+        serve.wait_event("worker_ready")
         yield serve
 
 

@@ -138,8 +138,9 @@ def test_a_stop_leaves_nothing_and_exits_0(tmp_path, number):
     with ServeProcess.with_standin(tmp_path / "data", WORKERS=2) as serve:
         serve.wait_ready()
         serve.wait_event("valkey_up")
+        serve.wait_event("worker_ready")
         started = serve.started_pids()
-        assert len(started) == 3
+        assert len(started) == 4
         assert serve.terminate(number) == 0
         assert not any(map(is_running, started))
         order = [event["event"] for event in serve.events()]
@@ -157,8 +158,8 @@ def test_a_stop_right_after_the_start_leaves_nothing(tmp_path):
 
 async def test_a_stop_while_a_child_is_being_spawned_reaches_it(tmp_path):
     class Overtaken(Supervisor):
-        async def _spawn_web(self, control_fd):
-            process = await super()._spawn_web(control_fd)
+        async def _spawn(self, role, control_fd):
+            process = await super()._spawn(role, control_fd)
             self.stop()
             for _ in range(10):  # everyone that runs now is told to stop
                 await asyncio.sleep(0)

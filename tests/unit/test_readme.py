@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from proxy.settings import variables
+from proxy.syndication.job import transitions_diagram
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 
@@ -15,6 +16,10 @@ def test_every_setting_is_documented_once():
     names = re.findall(r"`([A-Z][A-Z_]+)`", section)
     documented = [name.lower() for name in names if not name.startswith("FEEDPROXY_")]
     assert sorted(set(documented)) == sorted(variables())
+
+
+def test_the_diagram_of_states_is_current():
+    assert f"```mermaid\n{transitions_diagram().strip()}\n```" in README
 
 
 def test_the_picture_of_the_house_names_every_module():

@@ -1,0 +1,252 @@
+"""A PDS as its accounts use it, in raw XRPC: sessions, records, failures sorted by what to do about them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from pydantic import SecretStr
+
+from proxy.bluesky.wire import Answer, Wire
+from proxy.clock import Clock
+from proxy.errors import CredentialsRefused, PdsBusy, PdsError, PdsRejected, PdsUnreachable, TokenRefused
+from proxy.resilience.pace import Pace, wait_for_turn
+
+MAX_LISTED: Final = 100
+
+# XRPC error names (https://atproto.com/specs/xrpc#error-responses), as the reference PDS uses them.
+_TOKEN_FAULTS: Final = frozenset({"ExpiredToken", "InvalidToken", "AuthMissing"})
+_FOR_A_PERSON: Final = frozenset(
+    {
+        "AccountDeactivated",
+        "AccountSuspended",
+        "AccountTakedown",
+        "AuthFactorTokenRequired",
+        "AuthenticationRequired",
+        "RepoDeactivated",
+        "RepoNotFound",
+        "RepoSuspended",
+        "RepoTakendown",
+    }
+)
+# What the reference PDS says, as InvalidRequest, of an account that it does not host (any more).
+_GONE: Final = "Could not find "
+_TRY_AGAIN: Final = frozenset({408, 425})
+# For how long nobody asks when a 429 does not say.
+_DEFAULT_WAIT_S: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tokens:
+    """A session as a PDS hands it out. `did_document` is the account's, if the PDS sent it along."""
+
+    did: str
+    access: SecretStr
+    refresh: SecretStr
+    did_document: Mapping[str, Any] | None = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stored:
+    """What putRecord answered. `written` is False when this very record was there already."""
+
+    uri: str
+    cid: str
+    written: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """A record as it lies on the PDS, with its CID as it says."""
+
+    uri: str
+    cid: str
+    value: Mapping[str, Any]
+
+
+class Pds:
+    """Any PDS; each call names its origin.
+
+    Every method raises PdsUnreachable (may be repeated), PdsBusy (later, nothing was done), PdsRejected
+    (never), CredentialsRefused (a person must act), and those with a token TokenRefused. Deadlines are steady
+    instants. Nothing may cancel a call.
+    """
+
+    def __init__(self, wire: Wire, pace: Pace, clock: Clock) -> None:
+        self._wire = wire
+        self._pace = pace
+        self._clock = clock
+
+    async def create_session(self, pds: str, *, did: str, password: SecretStr, deadline: float) -> Tokens:
+        """Log in. Each one counts against a small budget of the account, successes too."""
+        content = _json({"identifier": did, "password": password.get_secret_value()})
+        method = "com.atproto.server.createSession"
+        answer = await self._send("POST", pds, method, did, deadline, content=content)
+        try:
+            return _tokens(_checked(answer, pds, quote=False), pds)
+        except (PdsRejected, TokenRefused) as error:
+            # It is the login that is at fault, never the post it was for.
+            raise CredentialsRefused(answer.error, str(error)) from None
+
+    async def refresh_session(self, pds: str, *, did: str, refresh: SecretStr, deadline: float) -> Tokens:
+        """The next tokens. The same ones again if the answer was lost and the old one is used within 2 h."""
+        method = "com.atproto.server.refreshSession"
+        answer = await self._send("POST", pds, method, did, deadline, token=refresh)
+        try:
+            return _tokens(_checked(answer, pds, quote=False), pds)
+        except PdsRejected as error:
+            raise TokenRefused(str(error)) from None
+
+    async def put_record(
+        self,
+        pds: str,
+        *,
+        access: SecretStr,
+        did: str,
+        collection: str,
+        rkey: str,
+        record: bytes,
+        deadline: float,
+    ) -> Stored:
+        """Create the record, of which `record` is the JSON, where there is none.
+
+        The same bytes make the same request. Raises PdsRejected "InvalidSwap" when another record is there.
+        """
+        target = _json({"repo": did, "collection": collection, "rkey": rkey})
+        # `swapRecord: null`, said explicitly: there must be nothing yet, or this very record.
+        content = target[:-1] + b',"record":' + record + b',"swapRecord":null}'
+        method = "com.atproto.repo.putRecord"
+        answer = await self._send("POST", pds, method, did, deadline, token=access, content=content)
+        document = _checked(answer, pds)
+        uri, cid = answer.text("uri"), answer.text("cid")
+        if uri is None or cid is None:
+            raise _not_xrpc(pds)
+        return Stored(uri=uri, cid=cid, written=isinstance(document.get("commit"), Mapping))
+
+    async def delete_record(
+        self,
+        pds: str,
+        *,
+        access: SecretStr,
+        did: str,
+        collection: str,
+        rkey: str,
+        cid: str,
+        deadline: float,
+    ) -> None:
+        """Delete the record, if it is still the one with `cid`; one that is gone is no error.
+
+        Raises PdsRejected "InvalidSwap" when another record is there.
+        """
+        content = _json(
+            {"repo": did, "collection": collection, "rkey": rkey, **({"swapRecord": cid} if cid else {})}
+        )
+        method = "com.atproto.repo.deleteRecord"
+        _checked(await self._send("POST", pds, method, did, deadline, token=access, content=content), pds)
+
+    async def get_record(
+        self, pds: str, *, did: str, collection: str, rkey: str, deadline: float
+    ) -> Record | None:
+        """The record, None if there is none."""
+        params = {"repo": did, "collection": collection, "rkey": rkey}
+        answer = await self._send("GET", pds, "com.atproto.repo.getRecord", did, deadline, params=params)
+        if answer.status in (400, 404) and answer.error == "RecordNotFound":
+            return None
+        record = _record(_checked(answer, pds))
+        if record is None:
+            raise _not_xrpc(pds)
+        return record
+
+    async def list_records(self, pds: str, *, did: str, collection: str, deadline: float) -> list[Record]:
+        """The account's last 100 records of a collection by their keys, the newest first."""
+        params = {"repo": did, "collection": collection, "limit": str(MAX_LISTED)}
+        answer = await self._send("GET", pds, "com.atproto.repo.listRecords", did, deadline, params=params)
+        listed = _checked(answer, pds).get("records")
+        if not isinstance(listed, list):
+            raise _not_xrpc(pds)
+        return [record for record in map(_record, listed) if record is not None]
+
+    async def _send(
+        self,
+        http_method: str,
+        pds: str,
+        nsid: str,
+        did: str,
+        deadline: float,
+        *,
+        token: SecretStr | None = None,
+        content: bytes | None = None,
+        params: Mapping[str, str] | None = None,
+    ) -> Answer:
+        await wait_for_turn(self._pace, _host(pds), did, clock=self._clock, deadline=deadline)
+        answer = await self._wire.send(
+            http_method,
+            f"{pds}/xrpc/{nsid}",
+            deadline=deadline,
+            params=params,
+            token=None if token is None else token.get_secret_value(),
+            content=content,
+        )
+        # The budget of logins is small and apart from the others: it holds up logins only.
+        if answer.wait_s and nsid != "com.atproto.server.createSession":
+            await self._pace.pause(did, answer.wait_s)
+        return answer
+
+
+def failure(answer: Answer, pds: str, *, quote: bool = True) -> PdsError:
+    """The error that an answer which is none amounts to. `quote`: whether its message may be shown."""
+    said = f": {answer.message}" if quote and answer.message else ""
+    told = f"{_host(pds)} answered {answer.status} {answer.error}".rstrip() + said
+    if answer.status == 429:
+        return PdsBusy(told, wait_s=_DEFAULT_WAIT_S if answer.wait_s is None else answer.wait_s)
+    if answer.status >= 500 or answer.status in _TRY_AGAIN or answer.status < 400 or not answer.error:
+        return PdsUnreachable(told, retry_after_s=answer.wait_s)
+    if answer.error in _TOKEN_FAULTS:
+        return TokenRefused(told)
+    gone = answer.error == "InvalidRequest" and answer.message.startswith(_GONE)
+    if answer.error in _FOR_A_PERSON or gone or answer.status in (401, 403):
+        return CredentialsRefused(answer.error, told)
+    return PdsRejected(answer.error, told)
+
+
+def _checked(answer: Answer, pds: str, *, quote: bool = True) -> Mapping[str, Any]:
+    if answer.status != 200 or answer.document is None:
+        raise failure(answer, pds, quote=quote)
+    return answer.document
+
+
+def _tokens(document: Mapping[str, Any], pds: str) -> Tokens:
+    did, access, refresh = (document.get(name) for name in ("did", "accessJwt", "refreshJwt"))
+    if not (isinstance(did, str) and isinstance(access, str) and isinstance(refresh, str)):
+        raise _not_xrpc(pds)
+    did_document = document.get("didDoc")
+    return Tokens(
+        did=did,
+        access=SecretStr(access),
+        refresh=SecretStr(refresh),
+        did_document=did_document if isinstance(did_document, dict) else None,
+    )
+
+
+def _record(document: Any) -> Record | None:
+    if not isinstance(document, Mapping):
+        return None
+    uri, cid, value = (document.get(name) for name in ("uri", "cid", "value"))
+    if not (isinstance(uri, str) and isinstance(cid, str) and isinstance(value, dict)):
+        return None
+    return Record(uri=uri, cid=cid, value=value)
+
+
+def _not_xrpc(pds: str) -> PdsUnreachable:
+    return PdsUnreachable(f"{_host(pds)} answered something that is no answer of a PDS")
+
+
+def _json(document: Mapping[str, Any]) -> bytes:
+    return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _host(pds: str) -> str:
+    return urlsplit(pds).netloc

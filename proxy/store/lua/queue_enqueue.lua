@@ -1,0 +1,189 @@
+-- Take in a post. ARGV: name, value, ... of proxy/syndication/desk.Submission, instants and ages in ms.
+-- Returns { verdict, 1 if this is the replay of an earlier answer, first published_at, generation, the job or "",
+--   the job as JSON or "" }. Everything about one post is decided here, in one step.
+local S = {}
+for i = 1, #ARGV, 2 do S[ARGV[i]] = ARGV[i + 1] end
+local IDEM, POST, SITE = P .. 'idem:' .. S.site .. ':' .. S.key, P .. 'post:' .. S.site .. ':' .. S.post, P .. 'site:' .. S.site
+local published_ms = tonumber(S.published_at_ms)
+
+local replay = redis.call('HMGET', IDEM, 'payload', 'verdict', 'first_at_ms', 'generation', 'job', 'view')
+if replay[2] and replay[1] ~= S.payload_hash then return { 'key_reused', 0, S.published_at_ms, '0', '', '' } end
+-- Without a key of the CMS, the same words are a replay only as long as no others came.
+local last = redis.call('HGET', POST, 'last')
+if replay[2] and (S.explicit_key == '1' or last == string.sub(S.key, 1, 16)) then
+  return { replay[2], 1, replay[3], replay[4], replay[5], replay[6] }
+end
+
+local known = redis.call('HMGET', POST, 'format', 'job', 'url', 'first_at_ms', 'revision', 'state', 'generation')
+local first_ms, generation, state = known[4] or S.published_at_ms, known[7] or '0', known[6]
+local job = given(known[2]) and known[2] or nil
+local stored = {}
+if job then
+  local fields = redis.call('HMGET', job_key(job), 'id', 'open', 'accounts', 'status')
+  stored = { id = fields[1], open = tonumber(fields[2] or 0), accounts = fields[3] or '' }
+  state = fields[4] or state
+end
+
+local function answer(verdict, about)
+  local shown = about and view(about) or ''
+  redis.call('HSET', IDEM, 'payload', S.payload_hash, 'verdict', verdict, 'first_at_ms', first_ms, 'generation', generation,
+    'job', about or '', 'view', shown)
+  redis.call('ZADD', P .. 'idem', NOW, S.site .. ':' .. S.key)
+  if verdict ~= 'outdated' then redis.call('HSET', POST, 'last', string.sub(S.key, 1, 16)) end
+  return { verdict, 0, first_ms, generation, about or '', shown }
+end
+
+-- A higher revision is newer; without revisions, what comes later.
+local function is_newer(revision)
+  return S.revision == '' or not given(revision) or tonumber(S.revision) > tonumber(revision)
+end
+
+local function remember(taken_job, shown)
+  redis.call('HSET', POST, 'format', S.format, 'job', taken_job, 'url', string.sub(S.url_hash, 1, 16), 'first_at_ms', first_ms,
+    'revision', S.revision, 'state', shown, 'generation', generation)
+end
+
+local function add_delivery(in_job, account, did, action, due_ms, reason)
+  local id = in_job .. ':' .. account
+  local expires_ms = math.max(NOW, published_ms) + tonumber(S.max_age_ms)
+  redis.call('HSET', delivery_key(id), 'format', S.format, 'state', 'ready', 'job', in_job, 'account', account, 'site', S.site,
+    'did', did, 'seq', redis.call('INCR', P .. 'seq'), 'expires_at_ms', expires_ms, 'generation', generation,
+    'action', action)
+  if S.priority == 'urgent' then redis.call('HSET', delivery_key(id), 'urgent', '1') end
+  redis.call('ZADD', P .. 'live', expires_ms, id)
+  redis.call('HINCRBY', job_key(in_job), 'open', 1)
+  if due_ms > NOW then make_delayed(id, due_ms, reason) else make_ready(id) end
+end
+
+-- For each account of the submission: account, DID.
+local function each_account(visit)
+  local dids = {}
+  for did in string.gmatch(S.dids, '([^,]*),') do dids[#dids + 1] = did end
+  local number = 0
+  for account in string.gmatch(S.accounts, '[^,]+') do
+    number = number + 1
+    visit(account, dids[number] or '')
+  end
+end
+
+local function due()
+  redis.call('HSET', SITE, 'per_hour', S.posts_per_hour)
+  if published_ms > NOW then return published_ms, 'schedule' end
+  return paced(S.site, tonumber(S.posts_per_hour)), 'quota'
+end
+
+local function create(action)
+  if tonumber(redis.call('HGET', SITE, 'waiting') or 0) >= tonumber(S.max_waiting) then
+    return { 'full', 0, first_ms, generation, '', '' }
+  end
+  -- The first write may be refused for want of memory: then nothing was stored, and the CMS is told.
+  redis.call('HSET', job_key(S.job), 'format', S.format, 'id', S.job, 'site', S.site, 'post', S.post, 'payload', S.payload,
+    'revision', S.revision, 'edition', 1, 'accounts', S.accounts, 'group', S.group, 'created_at_ms', NOW,
+    'priority', S.priority, 'first_published_at_ms', first_ms, 'generation', generation,
+    'open', 0, 'status', 'pending')
+  redis.call('ZADD', P .. 'jobs:' .. S.site, redis.call('INCR', P .. 'seq'), S.job)
+  redis.call('HINCRBY', SITE, 'waiting', 1)
+  local due_ms, reason = NOW, ''
+  if action == 'post' then due_ms, reason = due() end
+  each_account(function(account, did) add_delivery(S.job, account, did, action, due_ms, reason) end)
+  if action == 'post' then remember(S.job, 'pending') end
+  redis.call('PUBLISH', P .. 'news', S.job)
+  return answer(action == 'post' and 'queued' or 'recorded', S.job)
+end
+
+local function note_revision()
+  if S.revision ~= '' and is_newer(known[5]) then redis.call('HSET', POST, 'revision', S.revision) end
+end
+
+-- New words for a job that still waits, or whose failed deliveries get another chance by them.
+local function replace()
+  redis.call('HSET', job_key(job), 'payload', S.payload, 'revision', S.revision, 'group', S.group)
+  redis.call('HINCRBY', job_key(job), 'edition', 1)
+  redis.call('HSET', POST, 'revision', S.revision, 'url', string.sub(S.url_hash, 1, 16))
+  local due_ms, reason
+  each_account(function(account, did)
+    local id = job .. ':' .. account
+    local fields = redis.call('HMGET', delivery_key(id), 'state', 'waiting_for', 'attempts', 'due_at_ms', 'action')
+    if not fields[1] then
+      if not due_ms then due_ms, reason = due() end
+      redis.call('HSET', job_key(job), 'accounts', redis.call('HGET', job_key(job), 'accounts') .. ',' .. account)
+      add_delivery(job, account, did, 'post', due_ms, reason)
+    elseif fields[1] == 'dead' then
+      revive(id, NOW + tonumber(S.max_age_ms))
+    elseif fields[5] == 'post' and tonumber(fields[3] or 0) == 0 then
+      local scheduled = fields[1] == 'delayed' and fields[2] == 'schedule'
+      if scheduled and published_ms <= NOW then
+        make_ready(id)
+      elseif published_ms > NOW and (scheduled or fields[1] == 'ready') then
+        local expires_ms = published_ms + tonumber(S.max_age_ms)
+        redis.call('HSET', delivery_key(id), 'expires_at_ms', expires_ms)
+        redis.call('ZADD', P .. 'live', expires_ms, id)
+        make_delayed(id, published_ms, 'schedule')
+      end
+    end
+  end)
+  for account in string.gmatch(stored.accounts, '[^,]+') do
+    if not listed(S.accounts, account) then cancel_delivery(job .. ':' .. account) end
+  end
+  follow(job)
+  return answer('updated', job)
+end
+
+-- The record of a delivery is to go, now or when it has been sent.
+local function unpublish(id)
+  local fields = redis.call('HMGET', delivery_key(id), 'state', 'action')
+  if fields[2] ~= 'post' then return end
+  if fields[1] == 'done' then
+    local expires_ms = NOW + tonumber(S.max_age_ms)
+    redis.call('HDEL', delivery_key(id), 'failures', 'deliveries', 'score', 'attempts')
+    redis.call('HSET', delivery_key(id), 'action', 'delete', 'expires_at_ms', expires_ms)
+    reopen(id)
+    redis.call('HSET', job_key(job), 'payload', S.payload)
+    redis.call('ZADD', P .. 'live', expires_ms, id)
+    make_ready(id)
+  elseif fields[1] == 'ready' or fields[1] == 'delayed' or fields[1] == 'active' then
+    redis.call('HSET', delivery_key(id), 'after', 'delete')
+  end
+end
+
+-- Not wanted any more: what was not sent is canceled, what was may have to go.
+local function withdraw()
+  if not stored.id then
+    if S.unpublish ~= 'delete' or (state ~= 'completed' and state ~= 'partial') then return answer('recorded') end
+    local created = create('delete')
+    if created[1] ~= 'full' then redis.call('HSET', POST, 'state', 'unpublished') end
+    return created
+  end
+  allow_growth()
+  note_revision()
+  local live = stored.open > 0
+  for account in string.gmatch(stored.accounts, '[^,]+') do
+    local id = job .. ':' .. account
+    if not cancel_delivery(id) and S.unpublish == 'delete' then unpublish(id) end
+  end
+  if S.revision ~= '' then redis.call('HSET', job_key(job), 'revision', S.revision) end
+  follow(job)
+  return answer(live and 'updated' or 'recorded', job)
+end
+
+if not known[1] then
+  if S.skip ~= '' then return { 'skipped', 0, first_ms, generation, '', '' } end
+  return create('post')
+end
+if string.sub(S.url_hash, 1, 16) ~= known[3] and published_ms > tonumber(first_ms) then
+  return { 'id_reused', 0, first_ms, generation, '', '' }
+end
+if not is_newer(known[5]) then
+  -- The same revision under another key is no news, and no mistake.
+  local same = stored.id and redis.call('HGET', job_key(job), 'payload') == S.payload
+  return answer(same and 'updated' or 'outdated', stored.id and job)
+end
+if S.wanted ~= '1' then return withdraw() end
+if stored.id and (stored.open > 0 or has_dead(job, stored.accounts)) then return replace() end
+-- Nothing of it was ever sent, or nobody remembers: as if it were new, under the same record key.
+if state == 'canceled' or state == 'failed' then
+  if S.skip ~= '' then return { 'skipped', 0, first_ms, generation, '', '' } end
+  return create('post')
+end
+note_revision()
+return answer('recorded', stored.id and job)

@@ -1,0 +1,155 @@
+-- Library behind queue: handing deliveries to workers.
+
+-- Can the worker serve the account: does it know it, with credentials that were not refused?
+local function can_serve(worker, account, refused)
+  local fingerprint = redis.call('HGET', P .. 'knows:' .. worker, account)
+  return fingerprint and not listed(refused, fingerprint)
+end
+
+local function other_server(worker, account, refused, lease_ms)
+  for _, other in ipairs(redis.call('ZRANGEBYSCORE', P .. 'workers', NOW - lease_ms, '+inf')) do
+    if other ~= worker and can_serve(other, account, refused) then return true end
+  end
+  return false
+end
+
+-- This worker cannot serve the account: leave it to the others, or let it rest when nobody can.
+local function pass_on(worker, account, lease_ms)
+  local key = account_key(account)
+  local known = redis.call('HMGET', key, 'refused', 'tried')
+  silence(account)
+  if not other_server(worker, account, known[1], lease_ms) then
+    if given(known[1]) and redis.call('HEXISTS', P .. 'knows:' .. worker, account) == 1 then
+      close_gate(account, -1, 'credentials')
+    else
+      redis.call('HSETNX', key, 'unknown_since_ms', NOW)
+      redis.call('ZADD', P .. 'orphans', NOW + ORPHAN_REST_MS, account)
+    end
+  elseif listed(known[2], worker) then
+    -- The others are busy: come back in a while instead of going round between those who cannot.
+    redis.call('ZADD', P .. 'orphans', NOW + PASSED_REST_MS, account)
+  else
+    redis.call('HSET', key, 'tried', given(known[2]) and known[2] .. ',' .. worker or worker)
+    ring(account)
+  end
+end
+
+-- The first of the backlog that can be worked on, with its fence and its job's hash; nil, true when there are
+-- only some of newer formats.
+local function head(account, format)
+  local backlog, strangers = backlog_key(account), 0
+  while strangers < 100 do
+    local first = redis.call('ZRANGE', backlog, strangers, strangers, 'WITHSCORES')
+    local id = first[1]
+    if not id then return nil, strangers > 0 end
+    local known = redis.pcall('HMGET', delivery_key(id), 'format', 'state', 'expires_at_ms', 'fence', 'score')
+    if known.err or known[2] ~= 'ready' then
+      redis.call('ZREM', backlog, id)
+    elseif tonumber(known[1] or 0) > format then
+      strangers = strangers + 1
+    elseif tonumber(known[3] or 0) <= NOW then
+      kill(id, 'expired')
+    else
+      local job = redis.pcall('HGETALL', job_key(job_and_account(id)))
+      if not job.err and #job > 0 then return id, tonumber(known[4] or 0), tonumber(known[5] or 0), job end
+      redis.call('ZREM', backlog, id)
+    end
+  end
+  return nil, true
+end
+
+local function handed_over(id, job)
+  return { id, redis.call('HGETALL', delivery_key(id)), job or redis.call('HGETALL', job_key(job_and_account(id))) }
+end
+
+-- What the worker gets for a bell that was delivered to it: a delivery, or nil.
+local function lease(entry, account, worker, token, format, lease_ms)
+  local key = account_key(account)
+  local known = redis.call('HMGET', key, 'bell', 'active', 'paused', 'gate_until_ms', 'refused', 'tried', 'vtime',
+    'unknown_since_ms')
+  if known[1] ~= entry then
+    remove_entry(entry)
+    return nil
+  end
+  if given(known[2]) then return nil end
+  if not can_serve(worker, account, known[5]) then
+    pass_on(worker, account, lease_ms)
+    return nil
+  end
+  if is_closed(known[3], known[4]) then
+    silence(account)
+    return nil
+  end
+  local id, fence, score, job = head(account, format)
+  if not id then
+    silence(account)
+    -- `fence` says that there is only what newer workers understand.
+    if fence then redis.call('ZADD', P .. 'orphans', NOW + PASSED_REST_MS, account) end
+    return nil
+  end
+  redis.call('ZREM', backlog_key(account), id)
+  redis.call('HSET', delivery_key(id), 'state', 'active', 'token', token, 'worker', worker, 'fence', fence + 1)
+  local virtual = math.max(tonumber(known[7] or 0), score)
+  redis.call('HSET', key, 'active', id, 'worker', worker, 'vtime', virtual)
+  if known[6] or known[8] then redis.call('HDEL', key, 'tried', 'unknown_since_ms') end
+  return handed_over(id, job)
+end
+
+-- As lease; but one damaged account must not keep the worker from all the others: it rests.
+local function lease_safely(entry, account, worker, token, format, lease_ms)
+  local fine, leased = pcall(lease, entry, account, worker, token, format, lease_ms)
+  if fine then return leased end
+  redis.call('XACK', BELLS, GROUP, entry)
+  redis.call('XDEL', BELLS, entry)
+  redis.pcall('HDEL', account_key(account), 'bell', 'active', 'worker')
+  redis.call('ZADD', P .. 'orphans', NOW + 12 * ORPHAN_REST_MS, account)
+  redis.call('HSET', P .. 'damaged', account, type(leased) == 'table' and leased.err or tostring(leased))
+  return nil
+end
+
+local function ensure_group()
+  redis.pcall('XGROUP', 'CREATE', BELLS, GROUP, '0', 'MKSTREAM')
+end
+
+-- Up to count bells for the worker, from `from` on: '>' the next, '0' its own pending ones.
+local function read_bells(worker, count, from)
+  local function read()
+    return redis.pcall('XREADGROUP', 'GROUP', GROUP, worker, 'COUNT', count, 'STREAMS', BELLS, from)
+  end
+  local answer = read()
+  if answer and answer.err then
+    ensure_group()
+    answer = read()
+  end
+  return answer and not answer.err and answer[1] and answer[1][2] or {}
+end
+
+-- The next delivery for a worker that has just settled one; '' as worker: it wants none.
+local function take_next(worker, token, format, lease_ms)
+  if not given(worker) or not redis.call('ZSCORE', P .. 'workers', worker) then return false end
+  for _ = 1, 3 do
+    local bell = read_bells(worker, 1, '>')[1]
+    if not bell then return false end
+    local leased = lease_safely(bell[1], bell[2][2], worker, token, format, lease_ms)
+    if leased then return leased end
+  end
+  return false
+end
+
+-- What a step that settles a delivery returns: { ours | again | lost, the next delivery or false }.
+-- Made again, it hands out the same delivery again, as long as the worker has not settled that.
+local function settled(id, how, worker, token, format, lease_ms)
+  local key = delivery_key(id)
+  if how == 'again' then
+    local following = redis.call('HGET', key, 'next')
+    if given(following) and given(worker) then
+      local known = redis.call('HMGET', delivery_key(following), 'state', 'worker')
+      if known[1] == 'active' and known[2] == worker then return { how, handed_over(following) } end
+    end
+    return { how, false }
+  end
+  if how == 'lost' then return { how, false } end
+  local leased = take_next(worker, token, tonumber(format), tonumber(lease_ms))
+  if leased then redis.call('HSET', key, 'next', leased[1]) end
+  return { how, leased }
+end

@@ -1,0 +1,1 @@
+"""The write path: from a CMS to exactly one post on each account."""

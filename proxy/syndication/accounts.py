@@ -1,0 +1,238 @@
+"""Who may post where: accounts and sites of feedproxy.toml with their secrets, and the check of site tokens.
+
+Secrets live in SecretStr and in private fields only: no repr, error or log shows them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import math
+import re
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Final
+
+from pydantic import SecretStr
+
+from proxy.clock import Clock
+from proxy.errors import Rejected, UsageError
+from proxy.resilience.limiter import Bucket, Rate
+from proxy.tenants import Account, Site, Tenants
+
+MIN_TOKEN_CHARS: Final = 20
+# What one client may get wrong: a burst, then one in six seconds.
+FAILURES: Final = Rate(per_s=1 / 6, burst=10)
+MAX_CLIENTS: Final = 10_000
+
+_TOKEN = re.compile(r"[!-~]+")
+# Memory-hard, so that what is stored tells nothing of a weak password; some 30 ms.
+_SCRYPT_N, _SCRYPT_R, _SCRYPT_P = 2**14, 8, 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Credential:
+    """What logs an account in."""
+
+    account: str
+    identifier: str
+    password: SecretStr
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Tells whether the password has changed, and nothing else; may be stored.
+
+        16 bytes in hexadecimal, the same on each host: scrypt of the password, keyed with the account, so
+        that equal passwords of two accounts do not show. Costs some 30 ms the first time.
+        """
+        salt = f"feedproxy credential 1\n{self.account}\n{self.identifier}".encode()
+        digest = hashlib.scrypt(
+            self.password.get_secret_value().encode(),
+            salt=salt,
+            n=_SCRYPT_N,
+            r=_SCRYPT_R,
+            p=_SCRYPT_P,
+            maxmem=64 * 1024 * 1024,
+            dklen=16,
+        )
+        return digest.hex()
+
+
+@dataclass(frozen=True, slots=True)
+class Accounts:
+    """Accounts and sites at one time, with their secrets. Build it with `load_accounts`.
+
+    `trouble` are sentences on secrets that are not there: such a site or account exists, but cannot be used.
+    """
+
+    accounts: Mapping[str, Account]
+    sites: Mapping[str, Site]
+    trouble: tuple[str, ...] = ()
+    _credentials: Mapping[str, Credential] = field(default_factory=dict, repr=False)
+    # Site and the SHA-256 of one of its tokens, for each token.
+    _tokens: tuple[tuple[str, bytes], ...] = field(default=(), repr=False)
+
+    def credential(self, account: str) -> Credential | None:
+        """What logs `account` in; None if it is not known here or its password is missing."""
+        return self._credentials.get(account)
+
+    def usable(self) -> frozenset[str]:
+        """Accounts that this process can log in to."""
+        return frozenset(self._credentials)
+
+    def site_of(self, token: str) -> Site | None:
+        """The site that `token` belongs to.
+
+        Takes the same time whichever token fits, or none: all are compared, by their hashes, to the end.
+        """
+        given = hashlib.sha256(token.encode("utf-8", "replace")).digest()
+        found = ""
+        for site, digest in self._tokens:
+            found = site if hmac.compare_digest(given, digest) else found
+        return self.sites.get(found)
+
+
+def load_accounts(tenants: Tenants, environ: Mapping[str, str]) -> Accounts:
+    """Accounts and sites of feedproxy.toml with the secrets it points at, in `environ` and in files.
+
+    A secret that is missing is no error, since another host may have it, but noted in `trouble`. Raises
+    UsageError for a token that is too short or belongs to two sites.
+    """
+    trouble: list[str] = []
+    credentials: dict[str, Credential] = {}
+    for account in tenants.accounts:
+        password = _password(account, environ, trouble)
+        if password:
+            credentials[account.name] = Credential(
+                account=account.name, identifier=account.identifier, password=SecretStr(password)
+            )
+    return Accounts(
+        accounts={account.name: account for account in tenants.accounts},
+        sites={site.name: site for site in tenants.sites},
+        trouble=(*trouble, *_missing_tokens(tenants, environ)),
+        _credentials=credentials,
+        _tokens=_tokens(tenants, environ),
+    )
+
+
+class AccountBook:
+    """The accounts as they are now; SIGHUP replaces them. `current` is never changed in place."""
+
+    def __init__(self, tenants: Tenants, environ: Mapping[str, str]) -> None:
+        self.current = load_accounts(tenants, environ)
+
+    def reload(self, tenants: Tenants, environ: Mapping[str, str]) -> None:
+        """Read secrets again, files included; raises UsageError and keeps what it had when they are wrong."""
+        self.current = load_accounts(tenants, environ)
+
+
+class TokenCheck:
+    """Finds the site of a bearer token, and slows down clients that guess.
+
+    A client over its limit is refused even with a token that fits, or else its guesses would still be
+    answered; except with a site whose token it has shown before, so that a CMS with a wrong token does not
+    lock out the others behind its address. Counted in this process.
+    """
+
+    def __init__(self, book: AccountBook, clock: Clock, *, failures: Rate = FAILURES) -> None:
+        self._book = book
+        self._clock = clock
+        self._rate = failures
+        self._failures: OrderedDict[str, Bucket] = OrderedDict()
+        self._welcome: OrderedDict[tuple[str, str], None] = OrderedDict()
+
+    def site(self, client: str, authorization: str | None) -> Site:
+        """The site whose token the Authorization header carries; `client` is who shows it.
+
+        Raises Rejected: 401 without a token that fits, 429 after too many of those.
+        """
+        scheme, _, token = (authorization or "").partition(" ")
+        token = token.strip() if scheme.lower() == "bearer" else ""
+        if not token:
+            raise _unauthorized("a bearer token is required")
+        site = self._book.current.site_of(token)
+        if site is not None and (client, site.name) in self._welcome:
+            self._welcome.move_to_end((client, site.name))
+            return site
+        self._refuse_guessing(client)
+        if site is None:
+            self._count_failure(client)
+            raise _unauthorized("the token belongs to no site")
+        self._welcome[client, site.name] = None
+        _bound(self._welcome)
+        return site
+
+    def _refuse_guessing(self, client: str) -> None:
+        bucket = self._failures.get(client)
+        wait_s = 0.0 if bucket is None else bucket.wait_s(self._rate, self._clock.steady())
+        if wait_s > 0:
+            raise Rejected(
+                429,
+                "too_many_failures",
+                "too many wrong tokens came from this address",
+                (("Retry-After", str(math.ceil(wait_s))),),
+            )
+
+    def _count_failure(self, client: str) -> None:
+        now = self._clock.steady()
+        bucket = self._failures.get(client) or Bucket(float(self._rate.burst), now)
+        self._failures[client], _ = bucket.take(self._rate, now)
+        self._failures.move_to_end(client)
+        _bound(self._failures)
+
+
+def _password(account: Account, environ: Mapping[str, str], trouble: list[str]) -> str:
+    if account.password_env is not None:
+        if not environ.get(account.password_env):
+            trouble.append(f"account {account.name!r}: {account.password_env} is not set")
+        return environ.get(account.password_env, "")
+    path = account.password_file or ""
+    try:
+        password = Path(path).read_text(encoding="utf-8").strip()
+    except OSError as error:
+        trouble.append(f"account {account.name!r}: cannot read {path}: {error.strerror}")
+        return ""
+    except UnicodeDecodeError:
+        trouble.append(f"account {account.name!r}: {path} is not UTF-8 text")
+        return ""
+    if not password:
+        trouble.append(f"account {account.name!r}: {path} is empty")
+    return password
+
+
+def _missing_tokens(tenants: Tenants, environ: Mapping[str, str]) -> list[str]:
+    return [
+        f"site {site.name!r}: {name} is not set"
+        for site in tenants.sites
+        for name in site.token_envs
+        if not environ.get(name, "").strip()
+    ]
+
+
+def _tokens(tenants: Tenants, environ: Mapping[str, str]) -> tuple[tuple[str, bytes], ...]:
+    tokens: dict[bytes, str] = {}
+    for site in tenants.sites:
+        for name in site.token_envs:
+            token = environ.get(name, "").strip()
+            if not token:
+                continue
+            if len(token) < MIN_TOKEN_CHARS:
+                raise UsageError(f"{name}: a token must have at least {MIN_TOKEN_CHARS} characters")
+            if _TOKEN.fullmatch(token) is None:
+                raise UsageError(f"{name}: a token must be plain ASCII without spaces, as HTTP carries it")
+            digest = hashlib.sha256(token.encode("ascii")).digest()
+            if tokens.setdefault(digest, site.name) != site.name:
+                raise UsageError(f"{name}: sites {tokens[digest]!r} and {site.name!r} have the same token")
+    return tuple((site, digest) for digest, site in tokens.items())
+
+
+def _bound(recent: OrderedDict[tuple[str, str], None] | OrderedDict[str, Bucket]) -> None:
+    while len(recent) > MAX_CLIENTS:
+        recent.popitem(last=False)
+
+
+def _unauthorized(message: str) -> Rejected:
+    return Rejected(401, "unauthorized", message, (("WWW-Authenticate", 'Bearer realm="feedproxy"'),))

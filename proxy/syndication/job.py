@@ -1,0 +1,279 @@
+"""A job and its deliveries: states, the table of transitions, what is shown, when to try again. Pure.
+
+A job is one post on its way; it has one delivery for each account. What Redis holds is read here, and the
+Lua scripts (store/lua/queue_*.lua) make the transitions that TRANSITIONS allows, and no others.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Final
+
+from proxy.syndication.rkey import record_uri
+
+# Of jobs and deliveries as they are stored; this version reads one number less as well.
+FORMAT: Final = 1
+READABLE_FORMATS: Final = frozenset((FORMAT - 1, FORMAT))
+# A delivery that so many workers in a row have died over is dead: it may be what killed them.
+POISON_DELIVERIES: Final = 5
+MAX_HISTORY: Final = 10
+
+
+class DeliveryState(enum.StrEnum):
+    """Where a delivery is; each live one is in exactly one of the first three."""
+
+    READY = "ready"  # in its account's backlog; "parked" while the account's gate is closed
+    ACTIVE = "active"  # leased by a worker
+    DELAYED = "delayed"  # until due_at: a retry, a publication in the future, the site's quota
+    DONE = "done"
+    DEAD = "dead"  # failed for good, kept for a person to retry
+    CANCELED = "canceled"
+
+
+class Event(enum.StrEnum):
+    """What happens to a delivery."""
+
+    LEASE = "lease"  # a worker takes it
+    FINISH = "finish"  # its record is on the account
+    RETRY = "retry"  # the attempt failed, another may succeed
+    FAIL = "fail"  # refused for good, or retries used up, or poison
+    RELEASE = "release"  # given back without an attempt used, or its worker has gone
+    DUE = "due"  # its instant has come
+    EXPIRE = "expire"  # it has waited for too long
+    CANCEL = "cancel"  # not wanted any more, and nothing was sent
+    REQUEUE = "requeue"  # a person, or an edit of the post, asks for it again
+    UNPUBLISH = "unpublish"  # the record is to be deleted
+
+
+_S, _E = DeliveryState, Event
+
+TRANSITIONS: Final[Mapping[tuple[DeliveryState, Event], DeliveryState]] = MappingProxyType(
+    {
+        (_S.READY, _E.LEASE): _S.ACTIVE,
+        (_S.READY, _E.EXPIRE): _S.DEAD,
+        (_S.READY, _E.CANCEL): _S.CANCELED,
+        (_S.ACTIVE, _E.FINISH): _S.DONE,
+        (_S.ACTIVE, _E.RETRY): _S.DELAYED,
+        (_S.ACTIVE, _E.FAIL): _S.DEAD,
+        (_S.ACTIVE, _E.RELEASE): _S.READY,
+        (_S.ACTIVE, _E.CANCEL): _S.CANCELED,
+        (_S.DELAYED, _E.DUE): _S.READY,
+        (_S.DELAYED, _E.EXPIRE): _S.DEAD,
+        (_S.DELAYED, _E.CANCEL): _S.CANCELED,
+        (_S.DEAD, _E.REQUEUE): _S.READY,
+        (_S.DONE, _E.UNPUBLISH): _S.READY,
+    }
+)
+
+LIVE: Final = frozenset((_S.READY, _S.ACTIVE, _S.DELAYED))
+TERMINAL: Final = frozenset(DeliveryState) - LIVE
+
+
+class Status(enum.StrEnum):
+    """What a CMS is told of a job or of one account of it."""
+
+    PENDING = "pending"
+    RETRYING = "retrying"
+    COMPLETED = "completed"
+    PARTIAL = "partial"  # of a job alone
+    FAILED = "failed"
+    CANCELED = "canceled"
+    SKIPPED = "skipped"  # said at intake; such a post has no job
+
+
+class Action(enum.StrEnum):
+    """What a delivery does to the account."""
+
+    POST = "post"
+    DELETE = "delete"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """One failed attempt, as it stands in a delivery's history. `at_ms` since 1970 by the store's clock."""
+
+    at_ms: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivery:
+    """One post to one account, as stored. Instants in ms since 1970 by the store's clock; 0 is "none"."""
+
+    job: str
+    account: str
+    site: str
+    state: DeliveryState
+    action: Action = Action.POST
+    seq: int = 0  # counts enqueued deliveries
+    attempts: int = 0  # intents to send that were carried out, from 1 with the first
+    failures: int = 0  # of them failed, since the start or the last requeue; decides on retries
+    deliveries: int = 0  # workers in a row that were lost over it
+    fence: int = 0  # counts leases
+    token: str = ""  # of the present lease
+    worker: str = ""
+    due_at_ms: int = 0  # while delayed
+    expires_at_ms: int = 0
+    waiting_for: str = ""  # why it is delayed: retry, schedule, quota
+    did: str = ""  # empty until first resolved
+    rkey: str = ""
+    generation: int = 0  # of the record key
+    uri: str = ""
+    cid: str = ""
+    intent: bytes = b""  # the frozen record, DAG-JSON; empty while nothing was sent
+    error: str = ""  # the last failure's reason
+    history: tuple[Failure, ...] = ()  # the last ten failures, oldest first
+    degraded: tuple[str, ...] = ()  # what the post had to go without
+
+    @property
+    def id(self) -> str:
+        """Job and account: names the delivery in every set of the queue."""
+        return f"{self.job}:{self.account}"
+
+    @property
+    def shown(self) -> Status:
+        """What a CMS is told."""
+        return shown_status(self.state, self.failures)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One post on its way, as stored. Instants in ms since 1970."""
+
+    id: str
+    site: str
+    post: str  # the CMS's id
+    accounts: tuple[str, ...]
+    payload: str  # canonical JSON of the post; empty once finished
+    revision: int | None = None
+    edition: int = 1  # counts replacements of the payload
+    group: str = ""
+    priority: str = "normal"
+    created_at_ms: int = 0
+    finished_at_ms: int = 0  # 0 while a delivery is live
+    first_published_at_ms: int = 0  # the first ever seen of this post: it decides the record key
+    generation: int = 0
+
+
+def shown_status(state: DeliveryState, failures: int) -> Status:
+    """What a CMS is told of a delivery in `state` that has failed `failures` times."""
+    match state:
+        case DeliveryState.READY | DeliveryState.ACTIVE | DeliveryState.DELAYED:
+            return Status.RETRYING if failures else Status.PENDING
+        case DeliveryState.DONE:
+            return Status.COMPLETED
+        case DeliveryState.DEAD:
+            return Status.FAILED
+        case DeliveryState.CANCELED:
+            return Status.CANCELED
+
+
+def job_status(shown: Iterable[Status]) -> Status:
+    """What a CMS is told of a job whose deliveries are `shown`."""
+    kinds = set(shown)
+    if Status.RETRYING in kinds:
+        return Status.RETRYING
+    if Status.PENDING in kinds or not kinds:
+        return Status.PENDING
+    if len(kinds) == 1:
+        return kinds.pop()
+    return Status.PARTIAL if Status.COMPLETED in kinds else Status.FAILED
+
+
+def retry_delay_s(failures: int, delays: Sequence[float]) -> float | None:
+    """Seconds before the next attempt after `failures` (from 1) of them failed; None when none is left."""
+    return delays[failures - 1] if 1 <= failures <= len(delays) else None
+
+
+def delivery_from_fields(fields: Mapping[bytes, bytes]) -> Delivery | None:
+    """The delivery that the hash `fields` describes; None if it is damaged or of an unknown format."""
+    text = _readable(fields)
+    if text is None:
+        return None
+    try:
+        return Delivery(
+            job=text["job"],
+            account=text["account"],
+            site=text["site"],
+            state=DeliveryState(text["state"]),
+            action=Action(text.get("action") or Action.POST),
+            **_numbers(text, _DELIVERY_NUMBERS),
+            **_texts(text, _DELIVERY_TEXTS),
+            uri=_uri(text),
+            intent=fields.get(b"intent", b""),
+            history=tuple(
+                Failure(at_ms=int(at_ms), reason=str(reason)) for at_ms, reason in _list(text, "history")
+            ),
+            degraded=tuple(str(item) for item in _list(text, "degraded")),
+        )
+    except (KeyError, ValueError, TypeError):
+        return None
+
+
+def job_from_fields(fields: Mapping[bytes, bytes]) -> Job | None:
+    """The job that the hash `fields` describes; None if it is damaged or of an unknown format."""
+    text = _readable(fields)
+    if text is None:
+        return None
+    try:
+        return Job(
+            id=text["id"],
+            site=text["site"],
+            post=text["post"],
+            accounts=tuple(name for name in text["accounts"].split(",") if name),
+            payload=text.get("payload", ""),
+            revision=int(text["revision"]) if text.get("revision") else None,
+            group=text.get("group", ""),
+            priority=text.get("priority") or "normal",
+            **_numbers(text, _JOB_NUMBERS),
+        )
+    except (KeyError, ValueError):
+        return None
+
+
+_DELIVERY_NUMBERS: Final = (
+    "seq", "attempts", "failures", "deliveries", "fence", "due_at_ms", "expires_at_ms", "generation",
+)  # fmt: skip
+_DELIVERY_TEXTS: Final = ("token", "worker", "waiting_for", "did", "rkey", "cid", "error")
+_JOB_NUMBERS: Final = ("edition", "created_at_ms", "finished_at_ms", "first_published_at_ms", "generation")
+
+
+def _readable(fields: Mapping[bytes, bytes]) -> dict[str, str] | None:
+    try:
+        text = {name.decode(): value.decode() for name, value in fields.items() if name != b"intent"}
+        return text if int(text["format"]) in READABLE_FORMATS else None
+    except (KeyError, ValueError):
+        return None
+
+
+def _numbers(text: Mapping[str, str], names: Iterable[str]) -> dict[str, Any]:
+    return {name: int(text.get(name) or 0) for name in names}
+
+
+def _texts(text: Mapping[str, str], names: Iterable[str]) -> dict[str, Any]:
+    return {name: text.get(name, "") for name in names}
+
+
+def _uri(text: Mapping[str, str]) -> str:
+    """Where the record is; one that follows from DID and key is not stored once it is there."""
+    there = text["state"] == DeliveryState.DONE or text.get("action") == Action.DELETE
+    if there and not text.get("uri") and text.get("did") and text.get("rkey"):
+        return record_uri(text["did"], text["rkey"])
+    return text.get("uri", "")
+
+
+def _list(text: Mapping[str, str], name: str) -> list[Any]:
+    # An empty table of Lua is written {}.
+    return list(json.loads(text.get(name) or "[]"))
+
+
+def transitions_diagram() -> str:
+    """TRANSITIONS as a Mermaid state diagram, for the README."""
+    lines = ["stateDiagram-v2", f"    [*] --> {_S.READY}: enqueue", f"    [*] --> {_S.DELAYED}: enqueue"]
+    lines += [f"    {state} --> {after}: {event}" for (state, event), after in TRANSITIONS.items()]
+    lines += [f"    {state} --> [*]: sweep" for state in DeliveryState if state in TERMINAL]
+    return "\n".join(lines)

@@ -1,0 +1,306 @@
+"""The queue: jobs and their deliveries in Redis, one script for each transition.
+
+The hashes are the truth, the stream a doorbell, its pending list a lease, `reconcile` the proof. Each script
+may be sent twice. Keys and scripts are described in store/lua/queue.lua.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from proxy.clock import Clock
+from proxy.errors import LeaseLost, StoreRefused, Superseded
+from proxy.store.queue_store import QueueStore
+from proxy.store.scripts import Script, script
+from proxy.syndication.desk import Enqueued, JobPage, JobView, Submission
+from proxy.syndication.job import FORMAT, Status, retry_delay_s
+from proxy.syndication.news import News
+from proxy.syndication.queue_answers import (
+    Leased,
+    Promoted,
+    Settled,
+    degraded_text,
+    enqueued_from,
+    leased_from,
+    page_from,
+    promoted_from,
+    settled_from,
+    view_from,
+)
+
+# Tombstones of posts and answers to idempotency keys.
+TOMBSTONE_S: Final = 400 * 86400.0
+IDEMPOTENCY_S: Final = 86400.0
+BATCH: Final = 100
+# A reason is for people; it must not fill the store.
+MAX_REASON_CHARS: Final = 500
+
+_LEASE: Final = ("queue", "queue_lease")
+_CHANGE: Final = ("queue", "queue_change")
+_ENQUEUE: Final = script("queue_enqueue", libraries=(*_CHANGE,))
+_CANCEL: Final = script("queue_cancel", libraries=_CHANGE)
+_REQUEUE: Final = script("queue_requeue", libraries=_CHANGE)
+_READ: Final = script("queue_read", libraries=("queue",))
+_LIST: Final = script("queue_list", libraries=("queue",))
+_GATE: Final = script("queue_gate", libraries=("queue",))
+_INTRODUCE: Final = script("queue_introduce", libraries=_LEASE)
+_HEARTBEAT: Final = script("queue_heartbeat", libraries=("queue",))
+_TAKE: Final = script("queue_take", libraries=_LEASE)
+_INTEND: Final = script("queue_intend", libraries=("queue",))
+_FINISH: Final = script("queue_finish", libraries=_LEASE)
+_RETRY: Final = script("queue_retry", libraries=_LEASE)
+_FAIL: Final = script("queue_fail", libraries=_LEASE)
+_RELEASE: Final = script("queue_release", libraries=_LEASE)
+_REAP: Final = script("queue_reap", libraries=("queue",))
+_PROMOTE: Final = script("queue_promote", libraries=("queue",))
+_SWEEP: Final = script("queue_sweep", libraries=("queue",))
+_RECONCILE: Final = script("queue_reconcile", libraries=_LEASE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueuePolicy:
+    """How long things take and are kept."""
+
+    lease_s: float
+    retry_delays_s: Sequence[float]
+    breaker_threshold: int
+    breaker_cooldown_s: float
+    max_post_age_s: float
+    done_retention_s: float
+    dead_retention_s: float
+
+
+class JobQueue:
+    """Everything that happens to jobs. Each method may raise StoreUnavailable and StoreRefused."""
+
+    def __init__(
+        self, store: QueueStore, clock: Clock, policy: QueuePolicy, *, namespace: str, readable: int = FORMAT
+    ) -> None:
+        """`readable` is the highest format of jobs that this process understands."""
+        self._store = store
+        self._policy = policy
+        self._readable = readable
+        # One hash tag: in a cluster, all keys of the queue are on one node.
+        self._prefix = f"{namespace}:{{q}}:"
+        self._news = News(store, clock, channel=f"{self._prefix}news")
+
+    @property
+    def reachable(self) -> bool:
+        """Whether the store answered lately."""
+        return self._store.reachable
+
+    async def aclose(self) -> None:
+        """Stop listening; the store is the caller's."""
+        await self._news.aclose()
+
+    # What a CMS and people do.
+
+    async def enqueue(self, submission: Submission) -> Enqueued:
+        """Take `submission` in, or say what it is instead: one script, the same answer for the same key."""
+        args = [
+            *("format", FORMAT, "job", submission.job, "site", submission.site, "post", submission.post),
+            *("url_hash", submission.url_hash, "payload", submission.payload),
+            *("payload_hash", submission.payload_hash, "key", submission.key),
+            *("explicit_key", int(submission.explicit_key), "revision", _text(submission.revision)),
+            *("published_at_ms", submission.published_at_ms, "priority", submission.priority),
+            *("wanted", int(submission.wanted), "skip", submission.skip, "group", submission.group),
+            *("unpublish", submission.unpublish, "accounts", ",".join(submission.accounts)),
+            *("dids", "".join(f"{did}," for did in submission.accounts.values())),
+            *("posts_per_hour", submission.posts_per_hour, "max_waiting", submission.max_waiting),
+            *("max_age_ms", _ms(self._policy.max_post_age_s)),
+        ]
+        return enqueued_from(await self._run(_ENQUEUE, args))
+
+    async def read(self, job: str, *, site: str | None = None) -> JobView | None:
+        """The job with its deliveries; None if it is not known, or not of `site` if that is given."""
+        text, payload = await self._run(_READ, [job])
+        view = view_from(text, payload)
+        return view if view is not None and site in (None, view.job.site) else None
+
+    async def jobs(
+        self, site: str, *, status: Status | None, group: str | None, cursor: str | None, limit: int
+    ) -> JobPage:
+        """Jobs of `site`, newest first; a page may be short, even empty, before the list's end.
+
+        A cursor that none of its pages gave is answered with an empty page.
+        """
+        if cursor and not (cursor.isascii() and cursor.isdigit() and len(cursor) <= 15):
+            return JobPage(jobs=(), cursor="")
+        args = [site, status or "", group or "", cursor or "", limit]
+        return page_from(await self._run(_LIST, args))
+
+    async def cancel(self, job: str) -> JobView | None:
+        """Cancel what has not been sent; the job as it is then, None if it is not known."""
+        return view_from(await self._run(_CANCEL, [job]))
+
+    async def requeue(self, job: str, accounts: Sequence[str] = ()) -> JobView | None:
+        """Try again, as from the start, what has failed of the job (for `accounts`, or all of it).
+
+        Its accounts whose credentials were refused are given another chance with them.
+        """
+        return view_from(await self._run(_REQUEUE, [job, _ms(self._policy.max_post_age_s), *accounts]))
+
+    async def wait_for_news(self, job: str, timeout_s: float) -> None:
+        """Return when something happened to `job`, or after `timeout_s` at most; read it then."""
+        await self._news.wait(job, timeout_s)
+
+    async def close_gate(self, account: str, reason: str, for_s: float | None) -> None:
+        """Hand out nothing of `account` for `for_s` seconds; None: until `open_gate`."""
+        await self._run(_GATE, [account, "close", -1 if for_s is None else _ms(for_s), reason])
+
+    async def open_gate(self, account: str) -> None:
+        """Hand out what waits of `account`; its breaker and refused credentials are forgotten."""
+        await self._run(_GATE, [account, "open"])
+
+    async def pause(self, account: str, *, paused: bool) -> None:
+        """Pause or resume `account`, apart from its gate."""
+        await self._run(_GATE, [account, "pause" if paused else "resume"])
+
+    # What workers do. `worker` is a name that no other process ever had.
+
+    async def introduce(self, worker: str, accounts: Mapping[str, str]) -> None:
+        """`worker` is there and serves `accounts`, given with the fingerprints of their credentials."""
+        await self._run(_INTRODUCE, [worker, *(part for pair in accounts.items() for part in pair)])
+
+    async def heartbeat(self, worker: str) -> bool:
+        """`worker` is alive; whether it was held alive until now. If not, its leases may be lost."""
+        return bool(await self._run(_HEARTBEAT, [worker, self._lease_ms]))
+
+    async def take(self, worker: str, count: int, *, own: bool = False) -> list[Leased] | None:
+        """Up to `count` deliveries for `worker` without waiting; None if it must introduce itself.
+
+        `own`: those that it holds already, or whose bell was delivered to it.
+        """
+        return await self._take(worker, count, ["pending"] if own else [])
+
+    async def wait_and_take(self, worker: str, count: int) -> list[Leased] | None:
+        """As `take`, but waits up to five seconds for something to do."""
+        try:
+            bells = await self._store.wait_for_entries(f"{self._prefix}bells", "workers", worker, count)
+        except StoreRefused as error:
+            if "NOGROUP" not in str(error):
+                raise
+            return None
+        if not bells:
+            return []
+        return await self._take(worker, count, [part for entry, f in bells for part in (entry, f[b"a"])])
+
+    async def intend(
+        self,
+        leased: Leased,
+        record: bytes,
+        cid: str,
+        rkey: str,
+        *,
+        did: str = "",
+        generation: int | None = None,
+    ) -> None:
+        """Store what is about to be sent. Raises LeaseLost, and Superseded if the post was edited."""
+        edition = leased.job.edition if leased.job else 0
+        args = [leased.id, leased.token, edition, record, cid, rkey, did, _text(generation)]
+        answer = await self._run(_INTEND, args)
+        if answer == b"edited":
+            raise Superseded(f"{leased.id} was edited or withdrawn meanwhile")
+        if answer != b"ours":
+            raise LeaseLost(f"the lease of {leased.id} is lost")
+
+    async def finish(
+        self, leased: Leased, uri: str, cid: str, degraded: Sequence[str] = (), *, following: str = ""
+    ) -> Settled:
+        """The record is there. `following`: the worker that wants the next delivery with the answer."""
+        return await self._settle(_FINISH, leased, following, [uri, cid, degraded_text(degraded)])
+
+    async def retry(
+        self,
+        leased: Leased,
+        reason: str,
+        *,
+        counts_for_breaker: bool,
+        not_before_s: float = 0.0,
+        following: str = "",
+    ) -> Settled:
+        """The attempt failed; another follows after its delay, or the delivery is dead if none is left."""
+        failures = leased.delivery.failures + 1 if leased.delivery else 0
+        delay_s = retry_delay_s(failures, self._policy.retry_delays_s)
+        args = [
+            reason[:MAX_REASON_CHARS],
+            -1 if delay_s is None else _ms(max(delay_s, not_before_s)),
+            "failed" if counts_for_breaker else "",
+            self._policy.breaker_threshold,
+            _ms(self._policy.breaker_cooldown_s),
+        ]
+        return await self._settle(_RETRY, leased, following, args)
+
+    async def fail(self, leased: Leased, reason: str, *, following: str = "") -> Settled:
+        """Refused for good: nothing of it is there."""
+        return await self._settle(_FAIL, leased, following, [reason[:MAX_REASON_CHARS]])
+
+    async def release(
+        self,
+        leased: Leased,
+        *,
+        wait_s: float = 0.0,
+        reason: str = "",
+        refused_fingerprint: str = "",
+        following: str = "",
+    ) -> Settled:
+        """Give back without an attempt used; the account waits for `wait_s`, or for other credentials."""
+        args = [_ms(wait_s), reason[:MAX_REASON_CHARS], refused_fingerprint]
+        return await self._settle(_RELEASE, leased, following, args)
+
+    async def leave(self, worker: str) -> list[str]:
+        """`worker` goes; what it still held is given back. Returns the ids of that."""
+        return await self._reap(worker)
+
+    # What every worker does now and then, for all.
+
+    async def reap(self) -> list[str]:
+        """Take back what workers held that have been silent for the length of a lease; the ids of that."""
+        return await self._reap("")
+
+    async def promote(self) -> Promoted:
+        """Move on what is due: retries, scheduled posts, gates; and end what has waited for too long."""
+        return promoted_from(await self._run(_PROMOTE, [BATCH]))
+
+    async def sweep(self) -> int:
+        """Forget a batch of what has been kept for long enough; how many went."""
+        kept = (self._policy.done_retention_s, self._policy.dead_retention_s, TOMBSTONE_S, IDEMPOTENCY_S)
+        return int(await self._run(_SWEEP, [*(_ms(seconds) for seconds in kept), BATCH]))
+
+    async def reconcile(self, cursor: str = "0") -> tuple[str, list[str]]:
+        """Prove a part of the live deliveries to be in one place each, and repair what is not.
+
+        Returns the next cursor ("0" when all were seen) and a sentence on each repair.
+        """
+        following, *repairs = await self._run(_RECONCILE, [cursor, BATCH, self._lease_ms])
+        return following.decode(), [repair.decode() for repair in repairs]
+
+    @property
+    def _lease_ms(self) -> int:
+        return _ms(self._policy.lease_s)
+
+    async def _run(self, what: Script, args: Sequence[Any]) -> Any:
+        return await self._store.run(what, self._prefix, args)
+
+    async def _take(self, worker: str, count: int, how: list[Any]) -> list[Leased] | None:
+        request = secrets.token_hex(8)
+        kind, *found = await self._run(_TAKE, [worker, request, self._readable, self._lease_ms, count, *how])
+        return None if kind == b"stranger" else [leased_from(item, request) for item in found]
+
+    async def _settle(self, what: Script, leased: Leased, following: str, args: list[Any]) -> Settled:
+        common = [leased.id, leased.token, following, secrets.token_hex(8), self._readable, self._lease_ms]
+        return settled_from(await self._run(what, [*common, *args]))
+
+    async def _reap(self, leaver: str) -> list[str]:
+        return [name.decode() for name in await self._run(_REAP, [self._lease_ms, BATCH, leaver])]
+
+
+def _ms(seconds: float) -> int:
+    return round(seconds * 1000)
+
+
+def _text(number: int | None) -> str:
+    return "" if number is None else str(number)

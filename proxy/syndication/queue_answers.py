@@ -1,0 +1,123 @@
+"""What the queue's scripts answer, read into what Python knows. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from proxy.syndication.desk import Enqueued, JobPage, JobView, Verdict
+from proxy.syndication.job import Delivery, Job, delivery_from_fields, job_from_fields
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leased:
+    """A delivery that this worker may work on, until it settles it or falls silent.
+
+    `delivery` or `job` is None when it is damaged: such a one can only fail. `fresh`: the lease began with
+    this answer; else it is one that the worker got before.
+    """
+
+    id: str
+    token: str
+    delivery: Delivery | None
+    job: Job | None
+    fresh: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settled:
+    """How settling a delivery went: `ours` if the lease still held; and the next one, if wanted."""
+
+    ours: bool
+    following: Leased | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Promoted:
+    """How many were due, and seconds until the next is; None when nothing is delayed."""
+
+    count: int
+    next_in_s: float | None
+
+
+_SEPARATORS: Final = (",", ":")
+
+
+def leased_from(answer: Sequence[Any], request: str = "") -> Leased:
+    """One lease: delivery id, fields of the delivery, fields of the job. Leases of `request` are fresh."""
+    name, delivery, job = answer
+    fields = _fields(delivery)
+    token = fields.get(b"token", b"").decode()
+    return Leased(
+        id=name.decode(),
+        token=token,
+        fresh=token.startswith(request),
+        delivery=delivery_from_fields(fields),
+        job=job_from_fields(_fields(job)),
+    )
+
+
+def settled_from(answer: Sequence[Any]) -> Settled:
+    """What queue_finish, queue_retry, queue_fail and queue_release answer."""
+    how, following = answer
+    return Settled(ours=how != b"lost", following=leased_from(following) if following else None)
+
+
+def promoted_from(answer: Sequence[Any]) -> Promoted:
+    """What queue_promote answers."""
+    count, next_in_ms = answer
+    return Promoted(count=count, next_in_s=None if next_in_ms < 0 else next_in_ms / 1000)
+
+
+def enqueued_from(answer: Sequence[Any]) -> Enqueued:
+    """What queue_enqueue answers."""
+    verdict, replayed, first_published_at_ms, generation, job, view = answer
+    return Enqueued(
+        verdict=Verdict(verdict.decode()),
+        job=job.decode(),
+        replayed=bool(replayed),
+        view=view_from(view),
+        first_published_at_ms=int(first_published_at_ms),
+        generation=int(generation),
+    )
+
+
+def view_from(text: bytes, payload: bytes | None = None) -> JobView | None:
+    """The job that the JSON `text` shows; None if there is none, or one of an unknown format."""
+    if not text:
+        return None
+    document = json.loads(text)
+    job = job_from_fields(_encoded(document["job"]) | {b"payload": payload or b""})
+    deliveries = [delivery_from_fields(_encoded(fields)) for fields in document["deliveries"]]
+    known = [delivery for delivery in deliveries if delivery is not None]
+    if job is None:
+        return None
+    # An empty table of Lua is an object or an array, as it happens.
+    gates = document["gates"] or {}
+    return JobView(
+        job=job,
+        deliveries=tuple(known),
+        gates={account: (reason, int(until_ms)) for account, (until_ms, reason) in gates.items()},
+    )
+
+
+def page_from(answer: Sequence[bytes]) -> JobPage:
+    """What queue_list answers."""
+    cursor, *views = answer
+    found = (view_from(view) for view in views)
+    return JobPage(jobs=tuple(view for view in found if view is not None), cursor=cursor.decode())
+
+
+def degraded_text(degraded: Sequence[str]) -> str:
+    """What a post had to go without, as a delivery stores it."""
+    return json.dumps(list(degraded), ensure_ascii=False, separators=_SEPARATORS)
+
+
+def _fields(flat: Sequence[bytes]) -> dict[bytes, bytes]:
+    return dict(zip(flat[::2], flat[1::2], strict=True))
+
+
+def _encoded(fields: Mapping[str, str]) -> dict[bytes, bytes]:
+    return {name.encode(): value.encode() for name, value in fields.items()}

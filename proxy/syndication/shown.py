@@ -1,0 +1,227 @@
+"""What a CMS is shown: jobs, skipped posts, pages and results of a batch, as JSON documents. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from proxy.syndication.desk import Enqueued, JobView
+from proxy.syndication.job import Delivery, DeliveryState, Status, job_status
+from proxy.syndication.post import Skip, instant_text
+from proxy.syndication.problems import Problem
+from proxy.syndication.rkey import record_key, record_uri
+
+_DURABILITY = "What being stored means: on disk at once, within a second, or not at all"
+
+
+class _Shown(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class AccountShown(_Shown):
+    """A job's progress on one account."""
+
+    account: str
+    did: str | None = Field(description="null only until the account's DID was first resolved")
+    status: Status
+    uri: str | None = Field(description="Where the record is or will be; known before it exists")
+    cid: str | None = Field(description="Set once the record exists")
+    attempts: int = Field(ge=0)
+    next_attempt_at: str | None = Field(json_schema_extra={"format": "date-time"})
+    waiting_for: str | None = Field(
+        description="retry, schedule, quota; or what the whole account waits for: breaker, credentials, "
+        "paused, rate_limited"
+    )
+    error: str | None = Field(description="Why the last attempt failed")
+    degraded: list[str] = Field(description="What the post had to go without")
+
+
+class Links(_Shown):
+    """Where the job can be asked for."""
+
+    self: str
+    retry: str
+
+
+class JobShown(_Shown):
+    """A post on its way to its accounts."""
+
+    id: str
+    post: str = Field(description="The CMS's id")
+    revision: int | None
+    group: str | None
+    status: Status
+    created_at: str = Field(json_schema_extra={"format": "date-time"})
+    durability: str = Field(
+        description=_DURABILITY, json_schema_extra={"enum": ["fsync", "everysec", "memory"]}
+    )
+    warnings: list[str]
+    accounts: list[AccountShown]
+    links: Links
+
+
+class SkippedShown(_Shown):
+    """A post that was not known and is not syndicated."""
+
+    status: Status = Field(json_schema_extra={"enum": ["skipped"]})
+    reason: Skip
+    detail: str
+    warnings: list[str]
+
+
+class RememberedShown(_Shown):
+    """A post of which there is no job (any more): published without one, or a while ago."""
+
+    id: None = None
+    status: Status = Field(json_schema_extra={"enum": ["completed", "partial", "failed", "canceled"]})
+    warnings: list[str]
+    accounts: list[AccountShown]
+
+
+class PageShown(_Shown):
+    """Jobs of the site, newest first."""
+
+    jobs: list[JobShown]
+    cursor: str | None = Field(description="For the next page; null at the end")
+
+
+class ResultShown(_Shown):
+    """What became of one post of a batch: `status` as if it had been sent alone, and that answer's body."""
+
+    status: int
+    body: JobShown | SkippedShown | RememberedShown | Problem
+
+
+class BatchShown(_Shown):
+    """One result for each post, in their order."""
+
+    results: list[ResultShown]
+
+
+_SKIP_DETAIL: Mapping[Skip, str] = {
+    Skip.NOT_PUBLISHED: "its status is not publish",
+    Skip.SWITCHED_OFF: "its syndication is switched off",
+    Skip.ALREADY_PUBLISHED: "it was public before it was first sent here",
+    Skip.TOO_OLD: "it was first published too long ago",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shower:
+    """Turns what is stored into what is shown. `base` is put before paths ("" or an origin)."""
+
+    base: str = ""
+
+    def job(
+        self, view: JobView, *, dids: Mapping[str, str], durability: str, warnings: tuple[str, ...] = ()
+    ) -> dict[str, Any]:
+        """The job in `view`; `dids` are those known of accounts, for deliveries that have none yet."""
+        job = view.job
+        deliveries = {delivery.account: delivery for delivery in view.deliveries}
+        accounts = [_account(view, name, deliveries.get(name), dids.get(name, "")) for name in job.accounts]
+        path = f"{self.base}/syndicate/{job.id}"
+        return JobShown(
+            id=job.id,
+            post=job.post,
+            revision=job.revision,
+            group=job.group or None,
+            status=job_status(account.status for account in accounts),
+            created_at=_instant(job.created_at_ms),
+            durability=durability,
+            warnings=list(warnings),
+            accounts=accounts,
+            links=Links(self=path, retry=f"{path}/retry"),
+        ).model_dump(mode="json")
+
+    def skipped(self, reason: Skip, warnings: tuple[str, ...]) -> dict[str, Any]:
+        """A post that is not syndicated."""
+        return SkippedShown(
+            status=Status.SKIPPED, reason=reason, detail=_SKIP_DETAIL[reason], warnings=list(warnings)
+        ).model_dump(mode="json")
+
+    def remembered(
+        self, status: Status, records: Mapping[str, tuple[str, str, str]], warnings: tuple[str, ...]
+    ) -> dict[str, Any]:
+        """A post without a job: for each account DID, URI and CID of its record, "" where unknown."""
+        accounts = [
+            AccountShown(
+                account=name,
+                did=did or None,
+                status=status,
+                uri=uri or None,
+                cid=cid or None,
+                attempts=0,
+                next_attempt_at=None,
+                waiting_for=None,
+                error=None,
+                degraded=[],
+            )
+            for name, (did, uri, cid) in records.items()
+        ]
+        return RememberedShown(status=status, warnings=list(warnings), accounts=accounts).model_dump(
+            mode="json"
+        )
+
+
+def remembered_records(
+    enqueued: Enqueued, *, site: str, post: str, dids: Mapping[str, str]
+) -> dict[str, tuple[str, str, str]]:
+    """DID, URI and CID of each account's record of a post whose job is no longer kept."""
+    records = {}
+    for account, did in dids.items():
+        uri = _predicted(did, site, post, enqueued.first_published_at_ms, enqueued.generation)
+        records[account] = (did, uri, "")
+    return records
+
+
+def is_over(view: JobView) -> bool:
+    """Whether nothing more will happen to the job by itself."""
+    return job_status(delivery.shown for delivery in view.deliveries) not in (Status.PENDING, Status.RETRYING)
+
+
+def _account(view: JobView, name: str, delivery: Delivery | None, known_did: str) -> AccountShown:
+    job = view.job
+    if delivery is None:  # written by another version: all that can be said is that it is there
+        delivery = Delivery(job=job.id, account=name, site=job.site, state=DeliveryState.READY)
+    did = delivery.did or known_did
+    generation = max(delivery.generation, job.generation)
+    uri = delivery.uri or _predicted(did, job.site, job.post, job.first_published_at_ms, generation)
+    waiting_for, next_at_ms = _waiting(view, delivery)
+    return AccountShown(
+        account=name,
+        did=did or None,
+        status=delivery.shown,
+        uri=uri or None,
+        cid=delivery.cid or None,
+        attempts=delivery.attempts,
+        next_attempt_at=_instant(next_at_ms) if next_at_ms > 0 else None,
+        waiting_for=waiting_for or None,
+        error=delivery.error or None,
+        degraded=list(delivery.degraded),
+    )
+
+
+def _waiting(view: JobView, delivery: Delivery) -> tuple[str, int]:
+    """What a delivery waits for, and until when in ms since 1970 (0: not known)."""
+    if delivery.state is DeliveryState.DELAYED:
+        return delivery.waiting_for, delivery.due_at_ms
+    if delivery.state is DeliveryState.READY:
+        return view.gates.get(delivery.account, ("", 0))
+    return "", 0
+
+
+def _predicted(did: str, site: str, post: str, published_at_ms: int, generation: int) -> str:
+    if not did or not published_at_ms:
+        return ""
+    rkey = record_key(
+        did=did, site=site, post_id=post, published_at_ms=published_at_ms, generation=generation
+    )
+    return record_uri(did, rkey)
+
+
+def _instant(at_ms: int) -> str:
+    return instant_text(datetime.fromtimestamp(at_ms / 1000, UTC))

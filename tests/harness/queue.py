@@ -1,0 +1,245 @@
+"""The queue of a test: its own namespace, a look at what is stored, and time that passes when told to."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import uuid
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import redis
+from pydantic import SecretStr
+
+from proxy.clock import SystemClock
+from proxy.store.queue_store import QueueStore, connect_queue
+from proxy.store.scripts import Script
+from proxy.syndication.desk import Submission
+from proxy.syndication.job import Status, job_status, shown_status
+from proxy.syndication.queue import JobQueue, QueuePolicy
+
+DAY_S = 86400
+POLICY = QueuePolicy(
+    lease_s=10,
+    retry_delays_s=(60, 120, 300),
+    breaker_threshold=3,
+    breaker_cooldown_s=900,
+    max_post_age_s=7 * DAY_S,
+    done_retention_s=7 * DAY_S,
+    dead_retention_s=30 * DAY_S,
+)
+_INSTANT_SETS = ("live", "delayed", "dead", "done", "tombs", "idem", "gates", "orphans")
+_LIVE = ("ready", "active", "delayed")
+
+
+def submission(post: str = "1", **changes: Any) -> Submission:
+    """A post as intake would hand it in: wanted, published long ago, for the account main."""
+    payload = json.dumps(
+        {
+            "id": post,
+            "published_at": "2026-11-22T09:00:00.000Z",
+            "title": f"Title of {post}",
+            "url": f"https://blog.example/{post}",
+        }
+    )
+    accounts = changes.pop("accounts", ("main",))
+    given = {
+        "job": f"job_{uuid.uuid4().hex}",
+        "site": "blog",
+        "post": post,
+        "revision": None,
+        "payload": payload,
+        "url_hash": f"{post:0>64}",
+        "published_at_ms": 1_763_802_000_000,
+        "group": "",
+        "priority": "normal",
+        "explicit_key": False,
+        "wanted": True,
+        "skip": "",
+        "unpublish": "keep",
+        "posts_per_hour": 1000,
+        "max_waiting": 1000,
+        **changes,
+    }
+    words = f"{given['payload']}{given['revision']}{given['wanted']}"
+    given.setdefault("payload_hash", f"hash of {words}")
+    given.setdefault("key", f"{uuid.uuid5(uuid.NAMESPACE_OID, given['post'] + words).hex}")
+    return Submission(accounts=dict.fromkeys(accounts, ""), **given)
+
+
+class TwiceStore:
+    """Sends each script a second time with the same arguments, as when an answer was lost.
+
+    The caller gets the second answer; `differing` collects names of scripts whose answers were not the same.
+    """
+
+    def __init__(self, store: QueueStore) -> None:
+        self._store = store
+        self.differing: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    async def run(self, script: Script, key: str, args: Sequence[Any]) -> Any:
+        first = await self._store.run(script, key, args)
+        second = await self._store.run(script, key, args)
+        if _how(script, first) != _how(script, second):
+            self.differing.append(f"{script.name}: {first!r} then {second!r}")
+        return second
+
+
+def _how(script: Script, answer: Any) -> Any:
+    """The part of an answer that must be the same when the script is sent again."""
+    if script.name in ("queue_finish", "queue_retry", "queue_fail", "queue_release"):
+        following = answer[1] and dict(zip(answer[1][1][::2], answer[1][1][1::2], strict=True))
+        return answer[0] == b"lost", following and (answer[1][0], following[b"token"])
+    if script.name == "queue_enqueue":
+        return [part for number, part in enumerate(answer) if number != 1]
+    # What housekeeping has done is not there to be done again.
+    done_once = ("queue_promote", "queue_reap", "queue_sweep", "queue_reconcile")
+    return None if script.name in done_once else answer
+
+
+class QueueOfTest:
+    """What a test sees of the queue behind its back."""
+
+    def __init__(self, url: str, namespace: str) -> None:
+        self.url = url
+        self.namespace = namespace
+        self.prefix = f"{namespace}:{{q}}:"
+        self.redis = redis.Redis.from_url(url, decode_responses=True)
+
+    def key(self, name: str) -> str:
+        return f"{self.prefix}{name}"
+
+    def keys(self, pattern: str = "*") -> list[str]:
+        return [key.removeprefix(self.prefix) for key in self.redis.scan_iter(self.key(pattern), count=1000)]
+
+    def hash(self, name: str) -> dict[str, str]:
+        return self.redis.hgetall(self.key(name))
+
+    def scores(self, name: str) -> dict[str, float]:
+        return dict(self.redis.zrange(self.key(name), 0, -1, withscores=True))
+
+    def deliveries(self) -> dict[str, dict[str, str]]:
+        """All deliveries by id."""
+        return {name.removeprefix("d:"): self.hash(name) for name in self.keys("d:*")}
+
+    def states(self) -> Counter[str]:
+        return Counter(fields["state"] for fields in self.deliveries().values())
+
+    def let_time_pass(self, seconds: float) -> None:
+        """Every stored instant lies so much further back; heartbeats stay, as workers go on beating."""
+        for name in _INSTANT_SETS:
+            for member in self.scores(name):
+                self.redis.zincrby(self.key(name), -seconds * 1000, member)
+        for name in self.keys("d:*"):
+            self._shift(name, ("due_at_ms", "expires_at_ms"), seconds)
+        for name in self.keys("account:*"):
+            self._shift(name, ("gate_until_ms", "unknown_since_ms"), seconds)
+        for name in self.keys("quota:*"):
+            times = [float(at) - seconds * 1000 for at in self.redis.lrange(self.key(name), 0, -1)]
+            self.redis.delete(self.key(name))
+            self.redis.rpush(self.key(name), *(f"{at:.0f}" for at in times))
+
+    def silence_worker(self, worker: str) -> None:
+        """As if its last heartbeat had been a minute ago."""
+        self.redis.zincrby(self.key("workers"), -60_000, worker)
+
+    def _shift(self, name: str, fields: Sequence[str], seconds: float) -> None:
+        for field in fields:
+            value = self.redis.hget(self.key(name), field)
+            if value not in (None, "-1"):
+                self.redis.hincrby(self.key(name), field, -round(seconds * 1000))
+
+    def faults(self) -> list[str]:
+        """Each way in which what is stored contradicts itself, found without the queue's own scripts."""
+        deliveries = self.deliveries()
+        accounts = {name.removeprefix("account:"): self.hash(name) for name in self.keys("account:*")}
+        return [
+            *self._misplaced(deliveries, accounts),
+            *self._bells_amiss(deliveries, accounts),
+            *self._jobs_amiss(deliveries),
+            *(f"{name} goes by itself" for name in self.keys() if self.redis.pttl(self.key(name)) != -1),
+        ]
+
+    def _misplaced(self, deliveries, accounts):
+        backlogs = {name.removeprefix("backlog:"): set(self.scores(name)) for name in self.keys("backlog:*")}
+        sets = {name: set(self.scores(name)) for name in ("live", "delayed", "dead")}
+        for delivery, fields in deliveries.items():
+            state, account = fields["state"], fields["account"]
+            places = {
+                "ready": delivery in backlogs.get(account, ()),
+                "delayed": delivery in sets["delayed"],
+                "active": accounts.get(account, {}).get("active") == delivery,
+                "dead": delivery in sets["dead"],
+            }
+            if {place for place, there in places.items() if there} != {state} & set(places):
+                yield f"{delivery} is {state} and in {places}"
+            if (delivery in sets["live"]) != (state in _LIVE):
+                yield f"{delivery} is {state}, live: {delivery in sets['live']}"
+        for name, members in (*sets.items(), *backlogs.items()):
+            yield from (f"{member} in {name} is unknown" for member in members - set(deliveries))
+
+    def _bells_amiss(self, deliveries, accounts):
+        entries = {entry: fields["a"] for entry, fields in self.redis.xrange(self.key("bells"))}
+        for account, fields in accounts.items():
+            bell = fields.get("bell")
+            if bell and entries.pop(bell, None) != account:
+                yield f"the bell of {account} is not in the stream"
+            closed = fields.get("paused") or fields.get("gate_until_ms")
+            resting = account in self.scores("orphans")
+            ready = self.redis.exists(self.key(f"backlog:{account}"))
+            if ready and not bell and not closed and not resting:
+                yield f"{account} has work and no bell"
+            if bell and not fields.get("active") and (closed or not ready):
+                yield f"{account} rings for nothing"
+            if fields.get("active") and not bell:
+                yield f"{account} is active without a bell"
+        yield from (f"entry {entry} of {account} is no bell" for entry, account in entries.items())
+
+    def _jobs_amiss(self, deliveries):
+        waiting: Counter[str] = Counter()
+        done = set(self.scores("done"))
+        for name in self.keys("job:*"):
+            job = self.hash(name)
+            own = [deliveries[f"{job['id']}:{account}"] for account in job["accounts"].split(",")]
+            live = sum(fields["state"] in _LIVE for fields in own)
+            shown = [shown_status(fields["state"], int(fields.get("failures", 0))) for fields in own]
+            if int(job["open"]) != live:
+                yield f"{job['id']} has {live} live deliveries and says {job['open']}"
+            if job["status"] != job_status(Status(status) for status in shown):
+                yield f"{job['id']} is {shown} and says {job['status']}"
+            if (job["id"] in done) != (not live and all(fields["state"] != "dead" for fields in own)):
+                yield f"{job['id']} among the done: {job['id'] in done}"
+            waiting[job["site"]] += live > 0
+        for name in self.keys("site:*"):
+            site = name.removeprefix("site:")
+            if int(self.hash(name).get("waiting", 0)) != waiting[site]:
+                yield f"{waiting[site]} jobs of {site} wait, and it says {self.hash(name)}"
+
+    def delete_all(self) -> None:
+        for name in self.keys():
+            self.redis.delete(self.key(name))
+
+    def close(self) -> None:
+        self.delete_all()
+        self.redis.close()
+
+
+@contextlib.asynccontextmanager
+async def queue_on(
+    url: str, namespace: str, policy: QueuePolicy = POLICY, *, twice: bool = False, readable: int = 1
+) -> AsyncIterator[JobQueue]:
+    """A queue; with `twice`, each script is sent twice, and a differing second answer is an error."""
+    clock = SystemClock()
+    store = connect_queue(SecretStr(url), clock)
+    sender: Any = TwiceStore(store) if twice else store
+    queue = JobQueue(sender, clock, policy, namespace=namespace, readable=readable)
+    try:
+        yield queue
+    finally:
+        await queue.aclose()
+        await store.aclose()
+    assert not twice or not sender.differing, sender.differing

@@ -1,0 +1,403 @@
+"""Anything may happen to the queue in any order: it does what a small model says, and stays sound."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections import defaultdict
+from dataclasses import dataclass
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from pydantic import SecretStr
+
+from harness.queue import DAY_S, POLICY, QueueOfTest, TwiceStore, submission
+from harness.redis_servers import redis_server
+from proxy.clock import SystemClock
+from proxy.errors import LeaseLost
+from proxy.resilience.account_breaker import AccountBreaker, AccountBreakerPolicy, Sign
+from proxy.store.queue_store import connect_queue
+from proxy.syndication.desk import Verdict
+from proxy.syndication.job import TRANSITIONS, DeliveryState, Event, retry_delay_s
+from proxy.syndication.queue import JobQueue
+
+BREAKER = AccountBreakerPolicy(threshold=POLICY.breaker_threshold, cooldown_s=POLICY.breaker_cooldown_s)
+ACCOUNTS = ("a", "b")
+SITES = ("s", "t")
+WORKERS = ("w1", "w2")
+S, E = DeliveryState, Event
+
+
+@dataclass
+class Known:
+    """What the model knows of a delivery."""
+
+    id: str
+    job: str
+    account: str
+    site: str
+    order: int
+    state: DeliveryState = S.READY
+    failures: int = 0
+    attempts: int = 0
+    lost: int = 0
+    worker: str = ""
+    sent: bool = False
+    intent: bool = False
+    waited: bool = False  # was ready before
+    due_at: float = 0.0
+    expires_at: float = 0.0
+
+    def happens(self, event: Event) -> None:
+        """Only what the table allows may happen."""
+        self.state = TRANSITIONS[self.state, event]
+        self.sent = self.sent and self.state is S.ACTIVE
+
+
+class QueueMachine(RuleBasedStateMachine):
+    """Two sites, two accounts, two workers; time passes when told to."""
+
+    server_url = ""
+
+    def __init__(self):
+        super().__init__()
+        self.loop = asyncio.new_event_loop()
+        self.stored = QueueOfTest(self.server_url, f"m-{uuid.uuid4().hex[:8]}")
+        self.store = connect_queue(SecretStr(self.server_url), SystemClock())
+        self.sender = TwiceStore(self.store)
+        self.queue = JobQueue(self.sender, SystemClock(), POLICY, namespace=self.stored.namespace)
+        self.now = 0.0
+        self.known: dict[str, Known] = {}
+        self.posts: dict[tuple[str, str], str] = {}
+        self.revision = 0
+        self.leases = []  # those that hold
+        self.lost_leases = []
+        self.gate: dict[str, tuple[float, str]] = {}  # until when, why
+        self.paused: set[str] = set()
+        self.breaker = defaultdict(AccountBreaker)
+        self.alive: set[str] = set()
+        for worker in WORKERS:
+            self.introduce(worker)
+
+    def do(self, coroutine):
+        return self.loop.run_until_complete(coroutine)
+
+    def introduce(self, worker):
+        self.do(self.queue.introduce(worker, dict.fromkeys(ACCOUNTS, f"fp-{worker}")))
+        self.alive.add(worker)
+
+    # What the model makes of it.
+
+    def is_open(self, account):
+        return account not in self.paused and account not in self.gate
+
+    def close(self, account, for_s, reason):
+        until = self.now + for_s
+        if self.gate.get(account, (0.0, ""))[0] < until:
+            self.gate[account] = (until, reason)
+
+    def ready(self, account):
+        return [one for one in self.known.values() if one.account == account and one.state is S.READY]
+
+    def active(self, account):
+        return [one for one in self.known.values() if one.account == account and one.state is S.ACTIVE]
+
+    def accept(self, leased, worker):
+        one = self.known[leased.id]
+        firsts = [
+            other.order for other in self.ready(one.account) if other.site == one.site and not other.waited
+        ]
+        assert one.waited or one.order == min(firsts), "not in the order of first attempts"
+        assert not self.active(one.account), "two of one account at a time"
+        assert self.is_open(one.account), "leased behind a closed gate"
+        one.happens(E.LEASE)
+        one.worker, one.waited = worker, True
+        assert leased.delivery.failures == one.failures
+        assert leased.delivery.attempts == one.attempts
+        assert bool(leased.delivery.intent) == one.intent
+        self.leases.append((leased, worker))
+
+    def took(self, worker, leases):
+        for leased in leases:
+            self.accept(leased, worker)
+
+    def after_settling(self, settled, worker, *, ours=True):
+        assert settled.ours == ours
+        if settled.following is not None:
+            self.accept(settled.following, worker)
+
+    def drop_leases(self, *, worker=None, ids=()):
+        gone = [pair for pair in self.leases if pair[1] == worker or pair[0].id in ids]
+        self.leases = [pair for pair in self.leases if pair not in gone]
+        self.lost_leases += gone
+
+    def count(self, one, sign, *, used_up=False):
+        breaker = self.breaker[one.account].record(sign, one.job, self.now, BREAKER, used_up=used_up)
+        if breaker.open_until > self.breaker[one.account].open_until:
+            self.close(one.account, POLICY.breaker_cooldown_s, "breaker")
+        self.breaker[one.account] = breaker
+
+    # What happens.
+
+    @rule(
+        post=st.sampled_from("12345"),
+        site=st.sampled_from(SITES),
+        accounts=st.sampled_from([("a",), ("b",), ("a", "b")]),
+        wanted=st.sampled_from([True, True, False]),
+    )
+    def enqueue(self, post, site, accounts, wanted):
+        self.revision += 1
+        accounts = self.accounts_of(site, post) or accounts
+        given = submission(
+            post,
+            job=f"job_{self.revision:05}",  # the same in each run of a step
+            site=site,
+            revision=self.revision,
+            accounts=accounts,
+            wanted=wanted,
+            skip="" if wanted else "not_published",
+        )
+        answer = self.do(self.queue.enqueue(given))
+        job = self.posts.get((site, post))
+        own = [one for one in self.known.values() if one.job == job]
+        if job is None or (wanted and own and all(one.state is S.CANCELED for one in own)):
+            assert answer.verdict is (Verdict.QUEUED if wanted else Verdict.SKIPPED)
+            if wanted:
+                self.add(answer.job, site, post, accounts)
+        elif not wanted:
+            for one in own:
+                self.canceled(one)
+        elif any(one.state in (S.READY, S.ACTIVE, S.DELAYED, S.DEAD) for one in own):
+            assert answer.verdict is Verdict.UPDATED
+            for one in own:
+                self.revived(one)
+        else:
+            assert answer.verdict is Verdict.RECORDED
+
+    def accounts_of(self, site, post):
+        job = self.posts.get((site, post))
+        return tuple(sorted(one.account for one in self.known.values() if one.job == job))
+
+    def add(self, job, site, post, accounts):
+        self.posts[site, post] = job
+        for account in accounts:
+            order = len(self.known)
+            name = f"{job}:{account}"
+            self.known[name] = Known(name, job, account, site, order, expires_at=self.now + 7 * DAY_S)
+
+    def canceled(self, one):
+        if one.state in (S.READY, S.DELAYED, S.ACTIVE) and one.attempts == 0:
+            one.happens(E.CANCEL)
+            self.drop_leases(ids=(one.id,))
+
+    def revived(self, one):
+        if one.state is S.DEAD:
+            one.happens(E.REQUEUE)
+            one.failures = one.lost = 0
+            # It stands behind all that wait now.
+            one.waited, one.order = False, max(other.order for other in self.known.values()) + 1
+            one.expires_at = self.now + 7 * DAY_S
+
+    @rule(worker=st.sampled_from(WORKERS), count=st.integers(1, 3))
+    def take(self, worker, count):
+        leases = self.do(self.queue.take(worker, count))
+        if worker not in self.alive:
+            assert leases is None
+            self.introduce(worker)
+            return
+        eligible = [
+            account
+            for account in ACCOUNTS
+            if self.is_open(account) and self.ready(account) and not self.active(account)
+        ]
+        self.took(worker, leases)
+        assert len(leases) == min(count, len(eligible))
+
+    def settle(self, data):
+        leased, worker = data.draw(st.sampled_from(self.leases))
+        self.leases.remove((leased, worker))
+        return leased, worker, self.known[leased.id], data.draw(st.sampled_from(["", worker]))
+
+    @precondition(lambda self: self.leases)
+    @rule(data=st.data())
+    def intend(self, data):
+        leased, _ = data.draw(st.sampled_from(self.leases))
+        one = self.known[leased.id]
+        try:
+            self.do(self.queue.intend(leased, b"{}", "cid", "rkey"))
+        except LeaseLost:
+            assert not one.intent, "an edit may only come before the first intent"
+            return
+        one.attempts += not one.sent
+        one.sent = one.intent = True
+
+    @precondition(lambda self: self.leases)
+    @rule(data=st.data())
+    def finish(self, data):
+        leased, worker, one, following = self.settle(data)
+        one.happens(E.FINISH)
+        one.intent = False
+        self.count(one, Sign.ALIVE)
+        self.after_settling(self.do(self.queue.finish(leased, "at://x", "c", following=following)), worker)
+
+    @precondition(lambda self: self.leases)
+    @rule(data=st.data(), counts=st.booleans())
+    def retry(self, data, counts):
+        leased, worker, one, following = self.settle(data)
+        one.failures += 1
+        delay_s = retry_delay_s(one.failures, POLICY.retry_delays_s)
+        self.count(one, Sign.FAILED if counts else Sign.NOTHING, used_up=delay_s is None)
+        one.happens(E.FAIL if delay_s is None else E.RETRY)
+        one.due_at, one.lost = self.now + (delay_s or 0), 0
+        settled = self.do(
+            self.queue.retry(leased, "HTTP 500", counts_for_breaker=counts, following=following)
+        )
+        self.after_settling(settled, worker)
+
+    @precondition(lambda self: self.leases)
+    @rule(data=st.data())
+    def fail(self, data):
+        leased, worker, one, following = self.settle(data)
+        one.failures += 1
+        one.happens(E.FAIL)
+        one.intent = False
+        self.count(one, Sign.ALIVE)
+        self.after_settling(self.do(self.queue.fail(leased, "no", following=following)), worker)
+
+    @precondition(lambda self: self.leases)
+    @rule(data=st.data(), wait_s=st.sampled_from([0, 30]))
+    def release(self, data, wait_s):
+        leased, worker, one, following = self.settle(data)
+        one.attempts -= one.sent
+        one.happens(E.RELEASE)
+        if wait_s:
+            self.close(one.account, wait_s, "rate_limited")
+        settled = self.do(
+            self.queue.release(leased, wait_s=wait_s, reason="rate_limited", following=following)
+        )
+        self.after_settling(settled, worker)
+
+    @precondition(lambda self: self.lost_leases)
+    @rule(data=st.data(), how=st.sampled_from(["finish", "retry", "fail", "release", "intend"]))
+    def come_late(self, data, how):
+        leased, worker = data.draw(st.sampled_from(self.lost_leases))
+        if how == "intend":
+            try:
+                self.do(self.queue.intend(leased, b"late", "late", "late"))
+            except LeaseLost:
+                return
+            raise AssertionError("a late intent was stored")
+        call = {
+            "finish": lambda: self.queue.finish(leased, "late", "late", following=worker),
+            "retry": lambda: self.queue.retry(leased, "late", counts_for_breaker=True, following=worker),
+            "fail": lambda: self.queue.fail(leased, "late", following=worker),
+            "release": lambda: self.queue.release(leased, wait_s=60, reason="late", following=worker),
+        }[how]
+        self.after_settling(self.do(call()), worker, ours=False)
+
+    @rule(worker=st.sampled_from(WORKERS), gracefully=st.booleans())
+    def worker_goes(self, worker, gracefully):
+        if worker not in self.alive:
+            return
+        held = [self.known[leased.id] for leased, of in self.leases if of == worker]
+        if gracefully:
+            self.do(self.queue.leave(worker))
+        else:
+            self.stored.silence_worker(worker)
+            self.do(self.queue.reap())
+        for one in held:
+            one.lost += not gracefully
+            one.happens(E.FAIL if one.lost >= 5 else E.RELEASE)
+        self.drop_leases(worker=worker)
+        self.alive.discard(worker)
+
+    @rule(worker=st.sampled_from(WORKERS))
+    def worker_comes(self, worker):
+        if worker in self.alive:
+            assert self.do(self.queue.heartbeat(worker))
+        self.introduce(worker)
+
+    @rule(seconds=st.sampled_from([20, 70, 310, 910, 3 * DAY_S]))
+    def pass_time(self, seconds):
+        self.stored.let_time_pass(seconds)
+        self.now += seconds
+        self.do(self.queue.promote())
+        for one in self.known.values():
+            if one.state is S.DELAYED and one.due_at <= self.now:
+                one.happens(E.DUE)
+        for account, (until, _) in list(self.gate.items()):
+            if until <= self.now:
+                del self.gate[account]
+        for one in self.known.values():
+            if one.state in (S.READY, S.DELAYED) and one.expires_at <= self.now:
+                one.happens(E.EXPIRE)
+
+    @rule(account=st.sampled_from(ACCOUNTS), what=st.sampled_from(["pause", "resume", "close", "open"]))
+    def handle_account(self, account, what):
+        if what in ("pause", "resume"):
+            self.do(self.queue.pause(account, paused=what == "pause"))
+            (self.paused.add if what == "pause" else self.paused.discard)(account)
+        elif what == "close":
+            self.do(self.queue.close_gate(account, "rate_limited", 100))
+            self.close(account, 100, "rate_limited")
+        else:
+            self.do(self.queue.open_gate(account))
+            self.gate.pop(account, None)
+            self.breaker[account] = AccountBreaker()
+
+    @precondition(lambda self: self.posts)
+    @rule(data=st.data(), what=st.sampled_from(["cancel", "requeue"]))
+    def handle_job(self, data, what):
+        job = data.draw(st.sampled_from(sorted(self.posts.values())))
+        own = [one for one in self.known.values() if one.job == job]
+        if what == "cancel":
+            self.do(self.queue.cancel(job))
+            for one in own:
+                self.canceled(one)
+        else:
+            self.do(self.queue.requeue(job))
+            for one in own:
+                self.revived(one)
+
+    # What must hold.
+
+    @invariant()
+    def it_is_as_the_model_says(self):
+        stored = self.stored.deliveries()
+        assert {name: fields["state"] for name, fields in stored.items()} == {
+            name: one.state.value for name, one in self.known.items()
+        }
+        for name, one in self.known.items():
+            assert int(stored[name].get("failures", 0)) == one.failures, name
+            assert int(stored[name].get("attempts", 0)) == one.attempts, name
+
+    @invariant()
+    def it_is_sound(self):
+        assert self.stored.faults() == []
+        assert self.do(self.queue.reconcile()) == ("0", [])
+        assert not self.sender.differing, self.sender.differing
+
+    def teardown(self):
+        self.stored.close()
+        self.do(self.queue.aclose())
+        self.do(self.store.aclose())
+        self.loop.close()
+
+
+QueueMachine.TestCase.settings = settings(
+    max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+)
+
+
+class TestQueueMachine(QueueMachine.TestCase):
+    """The machine on a Valkey of its own."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls._server = redis_server("valkey-9")
+        QueueMachine.server_url = cls._server.__enter__().url
+
+    @classmethod
+    def tearDownClass(cls):
+        cls._server.__exit__(None, None, None)
