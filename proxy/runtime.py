@@ -11,7 +11,7 @@ import select
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -207,7 +207,7 @@ async def run_web(settings: Settings, listener: socket.socket, control: ControlC
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, drain)
         loop.add_signal_handler(signal.SIGHUP, web.reload)
-        announcing = asyncio.create_task(_announce(server, control))
+        announcing = asyncio.create_task(_announce(server, control, web.reading.service.warm_up))
         try:
             await server.serve(sockets=[listener])
         finally:
@@ -215,13 +215,19 @@ async def run_web(settings: Settings, listener: socket.socket, control: ControlC
             await asyncio.wait([announcing])
 
 
-async def _announce(server: WebServer | None, control: ControlChannel | None) -> None:
+async def _announce(
+    server: WebServer | None,
+    control: ControlChannel | None,
+    warm_up: Callable[[], Awaitable[None]] | None = None,
+) -> None:
     """Tell the supervisor when this process is up, and leave when the supervisor is gone."""
     if control is None:
         return
     if server is not None:
         await server.listening.wait()
     await control.send_ready()
+    if warm_up is not None:
+        await warm_up()
     await control.wait_closed()
     # Nobody is left to restart or stop this process, nor to look after its store.
     os._exit(1)

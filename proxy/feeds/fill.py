@@ -92,6 +92,13 @@ class Filler:
         self._clock = clock
         self._draw = draw
 
+    async def warm_up(self) -> None:
+        """Do once what the first question would pay for: the connection to level 2, a thread, its codings."""
+        key = FeedKey("app.bsky.actor.getProfile", (("actor", "nobody.invalid"),))
+        await asyncio.gather(
+            self._caches.shared.load(key), asyncio.to_thread(compressed, b"[" + b"0," * 5000 + b"0]")
+        )
+
     async def load(self, key: FeedKey) -> Held | None:
         """What level 2 has for `key`, held in level 1 from now on."""
         loaded = await self._caches.shared.load(key)

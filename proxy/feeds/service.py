@@ -96,6 +96,10 @@ class FeedService:
             return Answer(served=served, held=held)
         return _stale(held, trouble)
 
+    async def warm_up(self) -> None:
+        """Get ready for the first question; nothing comes of it if level 2 is not there yet."""
+        await self._filler.warm_up()
+
     def give_up(self) -> None:
         """Answer everyone who still waits with what there is: this process is about to end."""
         self._given_up = True
