@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from datetime import datetime
 
 MAX_URI_BYTES = 8192
 MAX_DID_CHARS = 2048
@@ -85,20 +84,11 @@ def is_uri(value: str) -> bool:
     return len(value) <= MAX_URI_BYTES and _URI.fullmatch(value) is not None
 
 
-def is_datetime(value: str) -> bool:
-    """Whether `value` is an RFC 3339 date and time with a zone."""
-    try:
-        return datetime.fromisoformat(value).tzinfo is not None
-    except ValueError:
-        return False
-
-
 # Format name of the lexicon -> (check, what a value that passes is called).
 FORMATS: Mapping[str, tuple[Callable[[str], bool], str]] = {
     "at-identifier": (is_at_identifier, "AT identifier"),
     "at-uri": (is_at_uri, "at-uri"),
     "cid": (is_cid, "CID"),
-    "datetime": (is_datetime, "datetime"),
     "did": (is_did, "DID"),
     "handle": (is_handle, "handle"),
     "language": (is_language, "language tag"),
