@@ -42,9 +42,10 @@ from proxy.resilience.gate import GatePolicy, LocalGate
 from proxy.resilience.limiter import Rate
 from proxy.resilience.pace import LocalPace, SharedPace
 from proxy.settings import Settings
-from proxy.store.connection import Store, connect, pool_of
+from proxy.store.connection import Store, connect
 from proxy.store.persistence import persistence_of
-from proxy.store.queue_store import TIMEOUT_S, connect_queue
+from proxy.store.queue_store import TIMEOUT_S, QueueStore
+from proxy.store.servers import servers_of
 from proxy.syndication.accounts import AccountBook, TokenCheck
 from proxy.syndication.direct import DirectPublisher
 from proxy.syndication.durability import Durability
@@ -175,10 +176,9 @@ async def syndicating(
     book = AccountBook(settings.tenants, environ)
     prefix = f"{settings.namespace}:{{q}}:"
     async with contextlib.AsyncExitStack() as stack:
-        store = connect_queue(settings.redis_url, clock)
+        servers = servers_of(settings.redis_url, clock, timeout_s=TIMEOUT_S)
+        store = QueueStore(servers, clock)
         stack.push_async_callback(store.aclose)
-        config_pool = pool_of(settings.redis_url, timeout_s=TIMEOUT_S)
-        stack.push_async_callback(config_pool.disconnect)
         connections = settings.worker_concurrency + _SPARE_CONNECTIONS
         client = await stack.enter_async_context(_client(settings, clock, connections))
         wire = Wire(client, clock)
@@ -196,7 +196,7 @@ async def syndicating(
             pins=pins,
             sessions=sessions,
             publisher=Publisher(sessions, pds, lambda: book.current, clock),
-            store_config=persistence_of(config_pool),
+            store_config=persistence_of(servers, prefix),
         )
 
 
