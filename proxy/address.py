@@ -31,7 +31,7 @@ _TLS_OPTIONS: Final = (
 _LOGIN: Final = ("username", "password")
 _SENTINEL_LOGIN: Final = ("sentinel_username", "sentinel_password")
 
-_HOST = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[^:\[\]\s]+)(:(?P<port>\d{1,5}))?")
+_HOST = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[^:\[\],\s]+)(:(?P<port>\d{1,5}))?")
 _PORTS: Final[Mapping[Kind, int]] = {"server": 6379, "sentinel": 26379, "cluster": 6379}
 # Whatever is quoted may be a part of the password.
 _UNUSABLE: Final = "cannot be used as an address; what is special in its password must be escaped"

@@ -83,7 +83,7 @@ def _redis_url(value: SecretStr) -> SecretStr:
 
 def _check_certificates(given: Mapping[str, str]) -> None:
     """What cannot be loaded would be found out at each connection, and look like a store that is away."""
-    context = ssl.create_default_context()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
         if given.keys() & {"ca_certs", "ca_path", "ca_data"}:
             context.load_verify_locations(given.get("ca_certs"), given.get("ca_path"), given.get("ca_data"))
