@@ -144,10 +144,10 @@ class SentinelSet:
         for node in (*self.nodes.values(), *self.sentinels):
             node.wait()
         for sentinel in self.sentinels:
-            # Operators are patient, tests are not. (What a replica has said counts for five ping periods.)
-            for name in ("info-period", "ask-period", "publish-period"):
-                sentinel.client.execute_command("SENTINEL", "DEBUG", name, 100)
-            sentinel.client.execute_command("SENTINEL", "DEBUG", "ping-period", 400)
+            # Operators are patient, tests are not. (What a replica has said counts for three periods of info,
+            # or five of ping, and must outlast the second between two questions during a failover.)
+            for name, period_ms in (("info", 1000), ("ask", 100), ("publish", 100), ("ping", 400)):
+                sentinel.client.execute_command("SENTINEL", "DEBUG", f"{name}-period", period_ms)
             # A machine that stalls would stop a Sentinel for half a minute.
             sentinel.client.execute_command("SENTINEL", "DEBUG", "tilt-trigger", 60_000)
         self.wait_until_whole()
@@ -185,6 +185,11 @@ class SentinelSet:
         master = self.master
         master.kill()
         return master.port
+
+    def replace_master(self) -> None:
+        """Have the replica promoted while the master lives, which is not told for some seconds."""
+        ask = self.sentinels[0].client.execute_command
+        eventually(lambda: ask("SENTINEL", "FAILOVER", self.NAME), "a replica good enough")
 
     def wait_for_other(self, port: int) -> Node:
         """Until all Sentinels name another master than the one on `port`, which says so itself."""
@@ -296,6 +301,12 @@ class Cluster:
             return next((n for n in self.nodes if n.port in seen), None) if len(seen) == 1 else None
 
         return eventually(agreed, f"nodes of one mind on slot {slot}")
+
+    def wait_for_other(self, gone: Node) -> Node:
+        """Until another than `gone`, which is dead, has the slot."""
+        return eventually(
+            lambda: (owner := self.owner(self.slot)) is not gone and owner, "another master of the slot"
+        )
 
     def id_of(self, node: Node) -> str:
         return node.client.execute_command("CLUSTER", "MYID").decode()

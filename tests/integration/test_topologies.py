@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import uuid
 from types import SimpleNamespace
 
@@ -14,7 +13,7 @@ from pydantic import SecretStr
 
 from harness.proxy import feed, running_proxy
 from harness.queue import queue_on, submission
-from harness.redis_servers import KINDS, redis_server
+from harness.redis_servers import KINDS, redis_server, script_of
 from harness.topologies import ESCAPED, PASSWORD, certificate, cluster, sentinel_set, tls_before
 from harness.valkey import valkey_server
 from harness.waiting import until
@@ -27,20 +26,15 @@ from proxy.store import subscription
 from proxy.store.connection import connect
 from proxy.store.persistence import persistence_of
 from proxy.store.queue_store import connect_queue
-from proxy.store.scripts import Script
 from proxy.store.servers import servers_of
 from proxy.syndication.durability import MEMORY, Durability
 
 PLACES = ("unix", "tls", "sentinel", "cluster")
 
 
-def script(text):
-    return Script("test", text, hashlib.sha1(text.encode()).hexdigest())
-
-
 def new_script():
     """One that no server knows yet: it counts how often it ran."""
-    return script(f"return redis.call('INCR', KEYS[1]) -- {uuid.uuid4()}")
+    return script_of(f"return redis.call('INCR', KEYS[1]) -- {uuid.uuid4()}")
 
 
 @pytest.fixture(scope="module")
@@ -179,7 +173,7 @@ async def test_a_feed_outlives_the_process(place, upstream):
 
 async def test_both_stores_listen(place, monkeypatch):
     monkeypatch.setattr(subscription, "IDLE_S", 0.2)
-    say = script("return redis.call('PUBLISH', ARGV[1], ARGV[2])")
+    say = script_of("return redis.call('PUBLISH', ARGV[1], ARGV[2])")
     async with stores(place.url) as both:
         for store in both:
             async with contextlib.aclosing(store.listen(f"{place.namespace}:{{q}}:news")) as news:
@@ -234,7 +228,7 @@ async def test_a_node_of_a_cluster_named_as_a_server_is_said_to_be_one(three_mas
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_replica_is_read_and_takes_no_jobs(kind):
-    read = script("return redis.call('GET', KEYS[1])")
+    read = script_of("return redis.call('GET', KEYS[1])")
     with redis_server(kind, "--replicaof", "127.0.0.1", "1") as server:
         async with stores(server.url) as (store, queue_store):
             assert await store.run(read, ["x"], []) is None
