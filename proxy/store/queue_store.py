@@ -15,7 +15,7 @@ from redis.exceptions import AuthenticationError, ReadOnlyError, RedisError
 from proxy.clock import Clock
 from proxy.errors import StoreRefused, StoreUnavailable
 from proxy.store import subscription
-from proxy.store.calls import AWAY, Call, connection_to, heed_cancellation, read, send
+from proxy.store.calls import AWAY, MOVING, Call, connection_to, heed_cancellation, read, send
 from proxy.store.guard import Guard
 from proxy.store.scripts import Script
 from proxy.store.servers import Servers, servers_of
@@ -99,8 +99,8 @@ class QueueStore:
         ticket = self._guard.admit()
         try:
             answer = await self._queued(script, key, args)
-        except StoreUnavailable:
-            self._guard.record(ticket, alive=False)
+        except StoreUnavailable as error:
+            self._guard.record(ticket, alive=isinstance(error.__cause__, MOVING))
             raise
         except StoreRefused:
             self._guard.record(ticket, alive=True)

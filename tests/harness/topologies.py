@@ -187,7 +187,8 @@ class SentinelSet:
         return master.port
 
     def replace_master(self) -> None:
-        """Have the replica promoted while the master lives, which is not told for some seconds."""
+        """Have the replica promoted while the master lives, which is not told before `heal`."""
+        self._publish_every(20_000)  # it is told after four of these periods
         ask = self.sentinels[0].client.execute_command
         eventually(lambda: ask("SENTINEL", "FAILOVER", self.NAME), "a replica good enough")
 
@@ -203,6 +204,7 @@ class SentinelSet:
 
     def heal(self) -> None:
         """Start what is dead, as a replica of the master; everybody trusts everybody again."""
+        self._publish_every(100)
         master = self.master
         for node in self.nodes.values():
             if node is not master:
@@ -230,6 +232,10 @@ class SentinelSet:
         )
         sentinel._command = [binary_of("valkey-9"), str(config), "--sentinel"]
         return sentinel
+
+    def _publish_every(self, period_ms: int) -> None:
+        for sentinel in self.sentinels:
+            sentinel.client.execute_command("SENTINEL", "DEBUG", "publish-period", period_ms)
 
     def _agreed(self) -> int | None:
         ports = {
