@@ -29,9 +29,11 @@ from proxy.feeds.failing import FailingKeys
 from proxy.feeds.fill import Caches, Filler
 from proxy.feeds.headers import Manner
 from proxy.feeds.held import Held
+from proxy.feeds.hits import Hits
 from proxy.feeds.memory import MemoryCache
 from proxy.feeds.policy import Rules, policy_of
 from proxy.feeds.recent import RecentSet
+from proxy.feeds.reply import Replies
 from proxy.feeds.routes import FeedRoutes
 from proxy.feeds.service import FeedService
 from proxy.feeds.shared import SharedCache
@@ -71,6 +73,7 @@ class Reading:
     """The read path of a process. `rules` are what SIGHUP may replace."""
 
     service: FeedService
+    hits: Hits
     rules: Rules
     route: Mount
     store: Store
@@ -108,10 +111,14 @@ async def reading(settings: Settings, clock: Clock) -> AsyncIterator[Reading]:
         filler = Filler(appview, caches, policy, clock, draw=draw)
         service = FeedService(filler, appview, caches, policy, clock)
         stack.push_async_callback(service.close, _LANDING_S)
+        manner = _manner(settings)
+        replies = Replies(manner, clock)
+        hits = Hits(caches.memory, policy, replies, clock)
         yield Reading(
             service=service,
+            hits=hits,
             rules=rules,
-            route=Mount("/xrpc", FeedRoutes(service, _manner(settings), clock)),
+            route=Mount("/xrpc", FeedRoutes(service, replies, hits, manner)),
             store=store,
             gate=gate,
             caches=caches,

@@ -26,7 +26,7 @@ from starlette.types import ASGIApp
 from proxy.clock import Clock, SystemClock
 from proxy.composition import Reading, Syndication, reading, syndicating
 from proxy.control import ControlChannel
-from proxy.edge import ConnectionLimits, EdgeConfig
+from proxy.edge import ConnectionLimits, EdgeConfig, ShortCut
 from proxy.errors import FeedproxyError, UsageError
 from proxy.ops.health import Finding, Health
 from proxy.settings import Settings, load_settings, load_tenants
@@ -172,11 +172,12 @@ def _connection_limits(settings: Settings) -> ConnectionLimits:
     )
 
 
-def web_server(app: ASGIApp, settings: Settings) -> WebServer:
+def web_server(app: ASGIApp, settings: Settings, short_cut: ShortCut | None = None) -> WebServer:
     """The HTTP server of a web process."""
     return WebServer(
         EdgeConfig(
             app,
+            short_cut=short_cut,
             limits=_connection_limits(settings),
             any_origin="*" in settings.cors_origins,
             lifespan="off",
@@ -195,7 +196,7 @@ async def run_web(settings: Settings, listener: socket.socket, control: ControlC
     """Serve from `listener` until SIGTERM."""
     process = Process(control=control)
     async with web_app(settings, SystemClock(), process) as web:
-        server = web_server(web.app, settings)
+        server = web_server(web.app, settings, web.reading.hits.answer)
         loop = asyncio.get_running_loop()
 
         def drain() -> None:
