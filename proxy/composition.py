@@ -113,7 +113,7 @@ async def reading(settings: Settings, clock: Clock) -> AsyncIterator[Reading]:
         stack.push_async_callback(service.close, _LANDING_S)
         manner = _manner(settings)
         replies = Replies(manner, clock)
-        hits = Hits(caches.memory, policy, replies, clock)
+        hits = Hits(service, caches.memory, replies, clock)
         yield Reading(
             service=service,
             hits=hits,

@@ -1,8 +1,8 @@
-"""Fresh hits, answered below ASGI: a look-up and a write.
+"""Hits, answered below ASGI: a look-up and a write.
 
 The ordinary way (routes.py) teaches this one: each GET that was a hit leaves its target here, and the next
-that is plainly the same question gets the same answer without being parsed. Whatever is not plain takes the
-ordinary way.
+that is plainly the same question gets its answer without being parsed. Whatever is not plain, or not in
+memory, takes the ordinary way.
 """
 
 from __future__ import annotations
@@ -14,15 +14,13 @@ from typing import Final, Generic, TypeVar
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from proxy.clock import Clock
-from proxy.feeds.freshness import Freshness
 from proxy.feeds.headers import Headers
 from proxy.feeds.held import Held, Written
 from proxy.feeds.key import FeedKey
 from proxy.feeds.memory import MemoryCache
 from proxy.feeds.methods import METHODS
-from proxy.feeds.policy import FeedPolicy
 from proxy.feeds.reply import Replies, Terms
-from proxy.feeds.service import Answer, Served
+from proxy.feeds.service import FeedService
 
 MAX_TARGETS: Final = 4096
 MAX_HEADS: Final = 1024
@@ -69,12 +67,14 @@ class _Bounded(Generic[K, V]):
 class Hits:
     """What was lately asked for, as raw bytes, with the answers to it."""
 
-    def __init__(self, memory: MemoryCache[Held], policy: FeedPolicy, replies: Replies, clock: Clock) -> None:
+    def __init__(
+        self, service: FeedService, memory: MemoryCache[Held], replies: Replies, clock: Clock
+    ) -> None:
+        self._service = service
         self._memory = memory
-        self._policy = policy
         self._replies = replies
         self._clock = clock
-        self._questions: _Bounded[bytes, tuple[str, str]] = _Bounded(MAX_TARGETS)  # digest and method
+        self._questions: _Bounded[bytes, FeedKey] = _Bounded(MAX_TARGETS)
         self._terms: _Bounded[bytes, Terms] = _Bounded(MAX_HEADS)
 
     @property
@@ -86,10 +86,10 @@ class Hits:
         """Remember that a GET of `target`, in bytes as it was sent, asks for `key`."""
         plain = key.labelers is None and not METHODS[key.nsid].uses_language
         if plain and len(target) <= MAX_HEAD_BYTES:
-            self._questions.put(target, (key.digest, key.nsid))
+            self._questions.put(target, key)
 
     def answer(self, data: bytes, default_headers: Headers) -> tuple[bytes, bytes] | None:
-        """Head and body of the answer to `data`, if that is one plain request and a fresh hit.
+        """Head and body of the answer to `data`, if that is one plain request and a hit.
 
         `data` is what was received on a connection on which nothing else is under way; `default_headers`
         begin every head.
@@ -101,16 +101,13 @@ class Hits:
         terms = self._terms.get(fields) or self._read(fields)
         if terms is None:
             return None
-        question = self._questions.get(data[4:line_end])
-        if question is None:
+        key = self._questions.get(data[4:line_end])
+        if key is None:
             return None
-        digest, nsid = question
-        held = self._memory.get(digest)
-        if held is None:
-            return None
-        written = held.written.get(terms)
+        held = self._memory.get(key.digest)
+        written = None if held is None else held.written.get(terms)
         if written is None or self._clock.steady() >= written.until:
-            written = self._write(held, nsid, terms, default_headers)
+            written = self._write(key, terms, default_headers)
         return None if written is None else (written.head, written.body)
 
     def _read(self, fields: bytes) -> Terms | None:
@@ -127,16 +124,20 @@ class Hits:
             self._terms.put(fields, terms)
         return terms
 
-    def _write(self, held: Held, nsid: str, terms: Terms, default_headers: Headers) -> Written | None:
-        """The answer as it is until its age is a second more; None if it is not simply fresh."""
-        now = self._clock.steady()
-        if held.freshness(now, self._policy.windows) is not Freshness.FRESH:
+    def _write(self, key: FeedKey, terms: Terms, default_headers: Headers) -> Written | None:
+        """The answer to `key` as it is until its age is a second more; None if there is none at once.
+
+        Whether a refresh that is under way fails is seen after that second.
+        """
+        answer = self._service.at_once(key)
+        if answer is None or answer.held is None:
             return None
-        reply = self._replies.serve(Answer(served=Served.HIT, held=held), held, nsid, terms)
+        held = answer.held
+        reply = self._replies.serve(answer, held, key.nsid, terms)
         lines = b"".join(b"%b: %b\r\n" % line for line in (*default_headers, *reply.headers))
-        next_second_at = held.born_at + math.floor(held.age_s(now)) + 1
+        age_s, turns = held.age_s(self._clock.steady()), (held.life.refresh_at_s, held.life.fresh_until_s)
         written = Written(
-            until=min(next_second_at, held.born_at + held.life.refresh_at_s),
+            until=held.born_at + min([math.floor(age_s) + 1, *(turn for turn in turns if turn > age_s)]),
             head=b"".join((STATUS_LINE[reply.status], lines, b"\r\n")),
             body=reply.body,
         )

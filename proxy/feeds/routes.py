@@ -15,6 +15,8 @@ from proxy.feeds.methods import METHODS
 from proxy.feeds.reply import Replies, Reply, Terms
 from proxy.feeds.service import FeedService, Served
 
+_HITS = frozenset((Served.HIT, Served.STALE_WHILE_REVALIDATE, Served.STALE_IF_ERROR))
+
 _TARGET = re.compile(rb"/xrpc/([A-Za-z0-9.-]{1,320})/?")
 
 
@@ -51,7 +53,7 @@ class FeedRoutes:
         if answer.held is None:
             assert answer.error is not None  # noqa: S101  (an answer has either)
             return self._replies.fail(answer, answer.error, key.nsid, terms)
-        if answer.served is Served.HIT and scope["method"] == "GET":
+        if answer.served in _HITS and scope["method"] == "GET":
             self._hits.learn(_target(scope), key)
         return self._replies.serve(answer, answer.held, key.nsid, terms)
 

@@ -144,13 +144,36 @@ def told(answer):
     )
 
 
-async def test_what_is_not_fresh_any_more_goes_the_ordinary_way(ways, upstream):
+async def test_stale_answers_are_served_and_refreshed_once(ways, upstream):
     asked = upstream.count
     ways.proxy.clock.advance(1000)
-    assert await ways.taken(head(*BROWSER)) == 0
+    wire = Wire(ways.short)
+    for _ in range(5):  # without a turn of the loop: no refresh can have come
+        wire.protocol.data_received(head(*BROWSER))
+    assert ways.short_cuts == 5
+    assert bytes(wire.sent).count(b"detail=stale-while-revalidate") == 5
     await ways.proxy.landed()
     assert upstream.count == asked + 1
     assert await ways.taken(head(*BROWSER)) == 1
+    assert b"age: 0" in await ways.same(head(*BROWSER))
+
+
+async def test_a_refresh_that_failed_is_told_a_second_later(ways, upstream):
+    upstream.answer = lambda _request: xrpc_error(503, "Unavailable")
+    ways.proxy.clock.advance(1000)
+    await ways.same(head(*BROWSER))
+    await ways.proxy.landed()
+    ways.proxy.clock.advance(1)
+    assert await ways.taken(head(*BROWSER)) == 1
+    assert b"detail=stale-if-error; fwd-status=503" in await ways.same(head(*BROWSER))
+
+
+async def test_what_is_too_old_goes_the_ordinary_way(ways):
+    ways.proxy.clock.advance(700)
+    await Wire(ways.short).send(head("Host: p", target=feed("nobody.test")))
+    ways.proxy.clock.advance(90_000)
+    await Wire(ways.short).send(head(*BROWSER))
+    assert ways.short_cuts == 0
 
 
 async def test_what_was_replaced_is_not_served(ways, upstream):
