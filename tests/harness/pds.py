@@ -53,7 +53,7 @@ class Call(Request):
         return self.params.get(name, [default])[0]
 
 
-class _Server(Upstream):
+class BodyServer(Upstream):
     """Reads bodies, which Upstream does not need to."""
 
     def __init__(self) -> None:
@@ -67,15 +67,18 @@ class _Server(Upstream):
         method, target, _ = head[0].split(" ")
         call = Call(target, headers, method=method, body=body)
         self.requests.append(call)
-        response = self.answer(call)
+        response = await self.respond(call)
         if response.hang:
             await asyncio.Event().wait()
         if response.delay_s:
             await asyncio.sleep(response.delay_s)
         return False if response.close else await self._send(writer, call, response)
 
+    async def respond(self, call: Call) -> Response:
+        return self.answer(call)
 
-class Directory(_Server):
+
+class Directory(BodyServer):
     """Resolves handles and DIDs, as AppView and PLC directory do."""
 
     def __init__(self) -> None:
@@ -122,7 +125,7 @@ class Account:
     old_refresh: str = ""
 
 
-class PdsServer(_Server):
+class PdsServer(BodyServer):
     """A PDS. `commits` counts writes as the repository saw them; `fail` has the next calls go wrong."""
 
     def __init__(self, directory: Directory) -> None:
