@@ -37,7 +37,7 @@ TOKEN: Final = "the-token-of-a-blog-never-to-be-seen"
 WORKERS: Final = 4
 LOST_SHARE: Final = 0.2
 KILL_EVERY_S: Final = 1.0
-LEASE_S: Final = 2.0
+LEASE_S: Final = 4.0
 # Posts an hour old are looked for among what is there before they are sent.
 _OLD_SHARE: Final = 0.3
 _SAID_AGAIN_SHARE: Final = 0.1
@@ -224,8 +224,7 @@ class Chaos:
                 await self._under_fire(cms)
                 self._wall_s = time.monotonic() - began_at
                 self.shown = await self._shown(cms)
-            at_work = [self._workers[place] for place in self._at_work()]
-            self.exits = [await asyncio.to_thread(nursery.stop, pid) for pid in at_work]
+            self.exits = [await asyncio.to_thread(nursery.stop, pid) for pid in self._at_work()]
             self.exits.append(await asyncio.to_thread(self.serve.terminate))
             await cms.aclose()
         return cms
@@ -245,29 +244,23 @@ class Chaos:
             await cms.deliver(number)
 
     async def _kill_workers(self) -> None:
-        """One a second, as long as others are at work."""
+        """One a second; later where the one before takes longer to be replaced."""
         draw = self.plan.draw("workers")
         while True:
             await asyncio.sleep(KILL_EVERY_S)
-            working = await self._until(self._several_at_work)
-            first = draw.randrange(WORKERS)
-            place = next(place for step in range(WORKERS) if (place := (first + step) % WORKERS) in working)
+            await self._until(lambda: len(self._at_work()) == WORKERS)
+            place = draw.randrange(WORKERS)
             self._nursery.kill(self._workers[place])
             self._workers[place] = self._nursery.start()
             self._killed += 1
 
     def _at_work(self) -> list[int]:
-        """The places whose worker has been heard of in the store; none while that is away."""
+        """Pids of workers that have been heard of in the store; none while that is away."""
         with contextlib.suppress(redis.RedisError):
             names = self._redis.zrange(f"{NAMESPACE}:{{q}}:workers", 0, -1)
             heard = {int(name.decode().rsplit("-", 2)[1]) for name in names}
-            return [place for place in range(WORKERS) if self._workers[place] in heard]
+            return [pid for pid in self._workers if pid in heard]
         return []
-
-    def _several_at_work(self) -> list[int]:
-        """As `_at_work`, if there are two at least: one that may be killed, and one that goes on."""
-        working = self._at_work()
-        return working if len(working) > 1 else []
 
     async def _kill_store(self, cms: Cms) -> None:
         """The seed says when. While it is away no post is kept, whatever the CMS sends."""
