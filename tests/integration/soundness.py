@@ -19,9 +19,10 @@ async def assert_sound(chaos: Chaos, cms: Cms, stored: QueueOfTest, records: Rec
     _assert_published(chaos, records)
     _assert_told(chaos, cms, records)
     _assert_logins(chaos)
-    await _assert_stored(chaos, cms, stored)
-    assert chaos.exits == [0] * len(chaos.exits)
-    assert not list(leaks(chaos))
+    await _assert_stored(chaos, stored)
+    assert set(chaos.exits) == {0}, chaos.exits
+    leaked = list(leaks(chaos))
+    assert not leaked, leaked
 
 
 def _assert_published(chaos: Chaos, records: Records) -> None:
@@ -41,22 +42,25 @@ def _assert_told(chaos: Chaos, cms: Cms, records: Records) -> None:
         for account, before in zip(shown["accounts"], cms.kept[number]["accounts"], strict=True):
             rkey = account["uri"].rpartition("/")[2]
             value = records[account["did"]][rkey]
-            assert list(uris_in(value)) == [f"https://blog.example/{number}"]
-            assert before["uri"] in (account["uri"], None)
+            assert list(uris_in(value)) == [f"https://blog.example/{number}"], account
+            assert before["uri"] in (account["uri"], None), f"{before} became {account}"
     # The first of all posts is taken in before the accounts have logged in.
     assert all(account["uri"] for n in cms.kept if n for account in cms.kept[n]["accounts"])
-    assert {answer["durability"] for answer in cms.kept.values() if answer["id"]} == {"fsync"}
-    assert all(again["id"] in (first["id"], None) for first, again in cms.again)
+    durability = {answer["durability"] for answer in cms.kept.values() if answer["id"]}
+    assert durability == {"fsync"}, durability
+    others = [(first, again) for first, again in cms.again if again["id"] not in (first["id"], None)]
+    assert not others, others
 
 
 def _assert_logins(chaos: Chaos) -> None:
     logins = sorted(call.json()["identifier"] for call in chaos.pds.calls("createSession"))
-    assert logins == sorted(person.did for person in chaos.people)
+    assert logins == sorted(person.did for person in chaos.people), logins
 
 
-async def _assert_stored(chaos: Chaos, cms: Cms, stored: QueueOfTest) -> None:
-    assert set(stored.states()) == {"done"}
-    assert stored.faults() == []
+async def _assert_stored(chaos: Chaos, stored: QueueOfTest) -> None:
+    assert set(stored.states()) == {"done"}, stored.states()
+    faults = stored.faults()
+    assert not faults, faults
     assert stored.redis.xlen(stored.key("bells")) == 0
     assert stored.redis.xpending(stored.key("bells"), "workers")["pending"] == 0
     async with queue_on(chaos.server.url, NAMESPACE) as queue:
@@ -64,9 +68,10 @@ async def _assert_stored(chaos: Chaos, cms: Cms, stored: QueueOfTest) -> None:
         while cursor != "0":
             cursor, more = await queue.reconcile(cursor)
             repairs += more
-    assert repairs == []
-    assert chaos.events("queue_repaired") == []
-    assert chaos.events("attempt_crashed") == []
+    repairs += [event["repair"] for event in chaos.events("queue_repaired")]
+    assert not repairs, repairs
+    crashes = chaos.events("attempt_crashed")
+    assert not crashes, crashes
 
 
 def leaks(chaos: Chaos) -> Iterator[str]:
