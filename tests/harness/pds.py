@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from harness.crossing import AFTER, BEFORE, Crossing
 from harness.upstream import Request, Response, Upstream, json_response, xrpc_error
 from proxy.syndication.record import cid_of
 from proxy.syndication.richtext import count_graphemes
@@ -53,12 +54,17 @@ class Call(Request):
         return self.params.get(name, [default])[0]
 
 
+async def go_on(_name: str, _when: str) -> None:
+    """Nothing happens at a crossing."""
+
+
 class BodyServer(Upstream):
-    """Reads bodies, which Upstream does not need to."""
+    """Reads bodies, which Upstream does not need to. `crossing` may hold or cut each exchange."""
 
     def __init__(self) -> None:
         super().__init__()
         self.requests: list[Call] = []
+        self.crossing: Crossing = go_on
 
     async def _exchange(self, reader, writer) -> bool:
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
@@ -66,8 +72,10 @@ class BodyServer(Upstream):
         body = await reader.readexactly(int(headers.get("content-length", 0)))
         method, target, _ = head[0].split(" ")
         call = Call(target, headers, method=method, body=body)
+        await self.crossing(call.name, BEFORE)
         self.requests.append(call)
         response = await self.respond(call)
+        await self.crossing(call.name, AFTER)
         if response.hang:
             await asyncio.Event().wait()
         if response.delay_s:
