@@ -139,6 +139,10 @@ class Fleet:
         url = await self._exits.enter_async_context(redis_gate(socket, target, crossing, twice=twice))
         return self.worker(url)
 
+    def let_pass(self) -> None:
+        """Whatever comes to PDS and directory from now on is let through."""
+        self.pds.crossing = self.directory.crossing = go_on
+
     async def enqueue(self, post: Post, **changes: Any) -> str:
         """Hand in the post as intake does; the job."""
         given = {
@@ -169,7 +173,7 @@ class Fleet:
 
     def go_on_without_the_dead(self) -> None:
         """Its lease has ended, and the pause after a login that it may not have survived."""
-        self.pds.crossing = self.directory.crossing = go_on
+        self.let_pass()
         for worker in self.stored.scores("workers"):
             self.stored.silence_worker(worker)
         self.stored.hurry()
