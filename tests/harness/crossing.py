@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from hashlib import sha1
 from pathlib import Path
 from types import ModuleType
@@ -30,16 +30,27 @@ class Cut(ConnectionError):
 Crossing = Callable[[str, str], Awaitable[None]]
 
 
-def _scripts(*modules: ModuleType) -> tuple[Script, ...]:
-    return tuple(value for module in modules for value in vars(module).values() if isinstance(value, Script))
+def _scripts(*modules: ModuleType) -> Iterator[Script]:
+    for module in modules:
+        for value in vars(module).values():
+            held = value.values() if isinstance(value, Mapping) else (value,)
+            yield from (script for script in held if isinstance(script, Script))
 
 
-SCRIPTS: Final = _scripts(queue, sessions, pins, pace)
+SCRIPTS: Final = tuple(_scripts(queue, sessions, pins, pace))
 _NAMES: Final = {script.sha.encode(): script.name for script in SCRIPTS}
-_NAME_OF: Final = {
-    b"EVALSHA": _NAMES.__getitem__,
-    b"EVAL": lambda text: _NAMES[sha1(text, usedforsecurity=False).hexdigest().encode()],
-}
+_STEPS: Final = frozenset(script.name for script in SCRIPTS)
+
+
+def _name(words: list[bytes]) -> str:
+    """Of a command. A script of many steps is told the one that is meant by its last argument."""
+    if words[2] not in (b"EVALSHA", b"EVAL"):
+        return words[2].decode()
+    last = words[-2].decode(errors="replace")
+    if last in _STEPS:
+        return last
+    is_sha = words[2] == b"EVALSHA"
+    return _NAMES[words[4] if is_sha else sha1(words[4], usedforsecurity=False).hexdigest().encode()]
 
 
 class RedisGate:
@@ -85,12 +96,10 @@ class RedisGate:
     async def _forward(self, reader, there, sent) -> None:
         while True:
             command = await _read(reader)
-            words = command.split(b"\r\n", 5)
-            is_script = words[2] in _NAME_OF
-            name = _NAME_OF[words[2]](words[4]) if is_script else words[2].decode()
+            name = _name(command.split(b"\r\n"))
             if name != "CLIENT":  # each connection begins with some
                 await self._crossing(name, BEFORE)
-            times = 2 if is_script and self._twice else 1
+            times = 2 if name in _STEPS and self._twice else 1
             sent.put_nowait((name, times))
             there.write(command * times)
             await there.drain()

@@ -87,26 +87,25 @@ class FirstPost:
 
 
 class FoundAgain(FirstPost):
-    """The token has expired, and an earlier life of the queue has sent the post in other words."""
+    """An earlier life of the queue has sent the post, in other words."""
 
-    struck = ("session_load", "session_begin", "refreshSession", "session_save", "putRecord", "getRecord")
+    struck = ("listRecords", "queue_finish")
 
     async def prepare(self) -> None:
-        self.post = post_of()
         await self.fleet.log_in()
-        self.fleet.pds.expire(ALICE)
         self.fleet.pds.put(ALICE, key_of(self.post), linking(self.post.url))
         await self.fleet.enqueue(self.post)
 
 
 class KeyTaken(FirstPost):
-    """Another post's record has the key."""
+    """The token has expired, and another post's record has the key."""
 
-    struck = ("queue_intend", "putRecord", "getRecord")
+    struck = ("session_begin", "refreshSession", "session_save", "queue_intend", "putRecord", "getRecord")
     records = 2
 
     async def prepare(self) -> None:
         await self.fleet.log_in()
+        self.fleet.pds.expire(ALICE)
         self.fleet.pds.put(ALICE, key_of(self.post), linking("https://blog.example/another"))
         await self.fleet.enqueue(self.post)
 
