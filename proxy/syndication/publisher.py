@@ -31,11 +31,15 @@ from proxy.syndication.job import Action, Delivery
 from proxy.syndication.post import Post
 from proxy.syndication.record import FrozenRecord, cid_of, freeze, links_to, uris_in
 from proxy.syndication.richtext import PLAIN_TEMPLATE
-from proxy.syndication.rkey import POST_COLLECTION, record_key, record_uri
+from proxy.syndication.rkey import POST_COLLECTION, is_key_of, record_key, record_uri
 from proxy.telemetry import get_logger
 
-# A younger post is nowhere yet: whoever could have posted it would have used the same key.
+# Whatever leads to an older post is taken for it; to a younger one only what a lost queue has posted, as there
+# may be several posts on one page, one after the other.
 ADOPTED_FROM_AGE_S: Final = 600.0
+# A queue that was lost counts from the start again. For so many deliveries it may be sent what it once knew,
+# under the dates of today.
+_RELEARNT: Final = 10_000
 
 # Keys of other posts that one attempt steps over: they collide once in 10⁹.
 _MAX_STEPS: Final = 5
@@ -149,14 +153,14 @@ class Publisher:
 
     async def _adopted(self, attempt: _Attempt, session: Session) -> Published | None:
         """A record that leads to the post already: of a queue that was lost since, or of another tool."""
-        age_s = self._clock.wall() - attempt.post.published_at.timestamp()
-        if attempt.delivery.intent or age_s <= ADOPTED_FROM_AGE_S:
+        old = self._clock.wall() - attempt.post.published_at.timestamp() > ADOPTED_FROM_AGE_S
+        if attempt.delivery.intent or not (old or 0 < attempt.delivery.seq <= _RELEARNT):
             return None
         records = await self._pds.list_records(
             session.pds, did=session.did, collection=POST_COLLECTION, deadline=self._deadline(attempt.lease)
         )
         for record in records:
-            if links_to(record.value, attempt.post.url):
+            if (old or _is_ours(attempt, record)) and links_to(record.value, attempt.post.url):
                 _log.info("post_adopted", job=attempt.delivery.job, uri=record.uri)
                 return Published(uri=record.uri, cid=record.cid, found=True)
         return None
@@ -266,6 +270,12 @@ def login_of(accounts: Accounts, name: str) -> Login | None:
         service=account.service,
         fingerprint=credential.fingerprint,
     )
+
+
+def _is_ours(attempt: _Attempt, there: Record) -> bool:
+    """Whether its key says that it is this post, published by a queue that was lost, under whatever date."""
+    job, rkey = attempt.lease.job, there.uri.rpartition("/")[2]
+    return is_key_of(rkey, did=attempt.did, site=job.site, post_id=job.post)
 
 
 def _is_this_post(attempt: _Attempt, there: Record) -> bool:

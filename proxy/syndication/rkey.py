@@ -37,6 +37,19 @@ def record_key(
     return _sortable(microseconds << _CLOCK_ID_BITS | _hashed("clock id", identity) % 2**_CLOCK_ID_BITS)
 
 
+def is_key_of(rkey: str, *, did: str, site: str, post_id: str) -> bool:
+    """Whether `record_key` gave `rkey` to this post, whatever its date was then; by chance once in 10⁹."""
+    if len(rkey) != _CHARS or not set(rkey) <= set(_ALPHABET):
+        return False
+    number = 0
+    for char in rkey:
+        number = number << 5 | _ALPHABET.index(char)
+    published_at_ms = (number >> _CLOCK_ID_BITS) // _MICROSECONDS * 1000
+    return rkey == record_key(
+        did=did, site=site, post_id=post_id, published_at_ms=published_at_ms, generation=0
+    )
+
+
 def record_uri(did: str, rkey: str, collection: str = POST_COLLECTION) -> str:
     """The at:// URI of a record."""
     return f"at://{did}/{collection}/{rkey}"
