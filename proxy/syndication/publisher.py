@@ -34,7 +34,7 @@ from proxy.syndication.richtext import PLAIN_TEMPLATE
 from proxy.syndication.rkey import POST_COLLECTION, is_key_of, record_key, record_uri
 from proxy.telemetry import get_logger
 
-# Whatever leads to an older post is taken for it; to a younger one only what a lost queue has posted, as there
+# Whatever leads to an older post is taken for it; to a younger one only what a lost queue has posted: there
 # may be several posts on one page, one after the other.
 ADOPTED_FROM_AGE_S: Final = 600.0
 # A queue that was lost counts from the start again. For so many deliveries it may be sent what it once knew,
