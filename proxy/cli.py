@@ -70,6 +70,8 @@ def serve(
 @app.command()
 def worker() -> None:
     """Work off the queue of posts in the store of FEEDPROXY_REDIS_URL; `serve` has a worker of its own."""
+    # It waits until the worker can heed it; until then it would be its end.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     from proxy.errors import OperationalError
     from proxy.settings import load_settings
 

@@ -248,6 +248,7 @@ async def run_worker(settings: Settings, control: ControlChannel | None) -> None
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, worker.stop)
         loop.add_signal_handler(signal.SIGHUP, reload)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})  # as `feedproxy worker` has blocked it
         watching = asyncio.create_task(_announce(None, control))
         try:
             await worker.run()

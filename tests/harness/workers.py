@@ -47,6 +47,10 @@ class WorkerProcess:
     def thaw(self) -> None:
         self.send(signal.SIGCONT)
 
+    def reload(self) -> None:
+        """SIGHUP."""
+        self.send(signal.SIGHUP)
+
     def events(self, name: str) -> list[dict[str, Any]]:
         """What it has logged so far under that name."""
         parsed = []
