@@ -17,6 +17,9 @@ from harness.workers import WorkerProcess, nursery_in
 from integration.fleet import DEADLINE_S, Fleet
 from integration.publishing import ALICE, key_of, linking, post_of
 
+# Hundreds of processes, on a machine that may be busy with other things.
+pytestmark = pytest.mark.timeout(600)
+
 # Nobody loses a lease here but by death.
 LEASE_S = 20
 AT_A_TIME = 4
