@@ -23,6 +23,7 @@ from proxy.bluesky.pins import Pins
 from proxy.bluesky.sessions import Sessions
 from proxy.bluesky.transport import DeadlineTransport
 from proxy.bluesky.wire import Wire
+from proxy.clients import Trust
 from proxy.clock import Clock
 from proxy.errors import UsageError
 from proxy.feeds.failing import FailingKeys
@@ -152,7 +153,11 @@ class Syndication:
         )
         waiters = Waiters(intake, draining, WaitPolicy())
         edge = SyndicationRoutes(
-            intake, TokenCheck(self.book, clock), waiters, public_url=settings.public_url
+            intake,
+            TokenCheck(self.book, clock),
+            waiters,
+            trust=Trust(settings.trusted_proxies),
+            public_url=settings.public_url,
         )
         return edge.routes()
 

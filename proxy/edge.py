@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import enum
-import ipaddress
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -19,7 +18,7 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from proxy.settings import IpNetwork
+from proxy.clients import IpNetwork, Trust, address_of, name_of
 
 MAX_HEAD_BYTES: Final = 16 * 1024
 HEAD_S: Final = 10.0
@@ -29,8 +28,6 @@ MAX_PIPELINED: Final = 8
 _SLICE_BYTES: Final = 4096
 # After SIGTERM an idle connection may still bring a request that was under way.
 LINGER_S: Final = 0.25
-
-_LOOPBACK: Final = (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128"))
 
 
 @dataclass(slots=True, kw_only=True)
@@ -68,19 +65,8 @@ class ConnectionLimits:
 
     def _client(self, peer: str | None) -> str | None:
         """The name under which `peer` is counted, None if it is not."""
-        if peer is None:
-            return None
-        try:
-            address = ipaddress.ip_address(peer.partition("%")[0])
-        except ValueError:
-            return None
-        if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
-            address = address.ipv4_mapped
-        if any(address.version == net.version and address in net for net in (*_LOOPBACK, *self.trusted)):
-            return None
-        if isinstance(address, ipaddress.IPv6Address):
-            return str(ipaddress.ip_network((address, 64), strict=False))
-        return str(address)
+        address = None if peer is None else address_of(peer)
+        return None if address is None or Trust(self.trusted).trusts(address) else name_of(address)
 
 
 # Head and body of the answer to what was received, where that is one request which can be answered at once;

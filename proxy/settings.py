@@ -30,6 +30,7 @@ from pydantic import (
 )
 
 from proxy.address import SCHEMES, parse_address
+from proxy.clients import IpNetwork
 from proxy.errors import UsageError
 from proxy.syntax import is_at_identifier, is_at_uri
 from proxy.tenants import Tenants
@@ -38,8 +39,6 @@ PREFIX = "FEEDPROXY_"
 SECRETS_FROM_FILES = ("ADMIN_TOKEN", "REDIS_URL")
 # Kubernetes describes a service called "feedproxy" to every pod beside it under these names.
 _KUBERNETES = re.compile(r"FEEDPROXY_(PORT_.*|SERVICE_.*)")
-
-IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _HOST_LABEL = r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
 _ORIGIN = re.compile(
