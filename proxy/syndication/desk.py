@@ -71,7 +71,7 @@ class Enqueued:
 
     `job` is "" where there is none. `view` is the job as this submission left it, also for replays; None: the
     caller reads it as it is now. Of a post that is remembered without its job, the last three tell what is
-    known: `state` is the status its job ended with, "" if it is not.
+    known: `state` is the status its job ended with ("unpublished": its record was deleted), "" if it is not.
     """
 
     verdict: Verdict

@@ -73,7 +73,7 @@ def promoted_from(answer: Sequence[Any]) -> Promoted:
 
 def enqueued_from(answer: Sequence[Any]) -> Enqueued:
     """What queue_enqueue answers."""
-    verdict, replayed, first_published_at_ms, generation, job, view = answer
+    verdict, replayed, first_published_at_ms, generation, job, view, *state = answer
     return Enqueued(
         verdict=Verdict(verdict.decode()),
         job=job.decode(),
@@ -81,6 +81,7 @@ def enqueued_from(answer: Sequence[Any]) -> Enqueued:
         view=view_from(view),
         first_published_at_ms=int(first_published_at_ms),
         generation=int(generation),
+        state=state[0].decode() if state else "",
     )
 
 

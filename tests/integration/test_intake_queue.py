@@ -11,6 +11,7 @@ import pytest
 from pydantic import SecretStr
 
 from harness.intake import DID, NEWS, SECRETS, WIDE, Listener, rfc3339, running_office
+from harness.queue import QueueOfTest
 from harness.waiting import until
 from proxy.clock import SystemClock
 from proxy.errors import StoreUnavailable
@@ -199,6 +200,42 @@ async def test_what_failed_is_retried_and_what_was_not_sent_is_canceled(office):
     assert (retried.status_code, retried.json()["status"]) == (202, "pending")
     gone = await office.ask(job["links"]["self"], method="DELETE")
     assert (gone.status_code, gone.json()["status"]) == (200, "canceled")
+
+
+async def ended(office, how):
+    """A post whose job ended so, and is long forgotten; with two accounts, of which the first did."""
+    document = office.post(accounts=["main", "side"] if how == "partial" else ["main"])
+    job = (await office.send(document)).json()
+    if how == "canceled":
+        await office.ask(job["links"]["self"], method="DELETE")
+    else:
+        for leased in await taken(office, len(document["accounts"])):
+            if how == "completed" or leased.delivery.account == "side":
+                await office.desk.finish(leased, "at://x", "bafy")
+            else:
+                await office.desk.fail(leased, "the PDS said no")
+    assert (await office.ask(job["links"]["self"])).json()["status"] == how
+    return document
+
+
+@pytest.mark.parametrize("how", ["completed", "partial", "failed", "canceled"])
+async def test_a_post_whose_job_is_forgotten_is_shown_as_it_ended(office, store, how):
+    document = await ended(office, how)
+    stored = QueueOfTest(store.url, store.namespace)
+    stored.let_time_pass(40 * 86400)
+    await office.desk.sweep()
+    await office.desk.sweep()
+    assert stored.keys("job:*") == []
+    stored.redis.close()
+    # An edit, nothing new, and the same once more; what may still be published is not sent again here.
+    draft = {**document, "status": "draft"}
+    shown = [await office.send(draft, idempotency_key="k") for _ in range(2)] + [await office.send(draft)]
+    if how in ("completed", "partial"):
+        shown.append(await office.send({**document, "title": "Mended"}))
+    for answer in shown:
+        body = answer.json()
+        assert (answer.status_code, body["id"], body["status"]) == (202, None, how)
+        assert {account["status"] for account in body["accounts"]} == {how}
 
 
 async def test_who_waits_for_a_job_is_told(office):

@@ -1,17 +1,17 @@
 -- Take in a post. ARGV: name, value, ... of proxy/syndication/desk.Submission, instants and ages in ms.
 -- Returns { verdict, 1 if this is the replay of an earlier answer, first published_at, generation, the job or "",
---   the job as JSON or "" }. Everything about one post is decided here, in one step.
+--   the job as JSON or "", of a post without a job the status that its job ended with }. Everything about one post is decided here, in one step.
 local S = {}
 for i = 1, #ARGV, 2 do S[ARGV[i]] = ARGV[i + 1] end
 local IDEM, POST, SITE = P .. 'idem:' .. S.site .. ':' .. S.key, P .. 'post:' .. S.site .. ':' .. S.post, P .. 'site:' .. S.site
 local published_ms = tonumber(S.published_at_ms)
 
-local replay = redis.call('HMGET', IDEM, 'payload', 'verdict', 'first_at_ms', 'generation', 'job', 'view')
+local replay = redis.call('HMGET', IDEM, 'payload', 'verdict', 'first_at_ms', 'generation', 'job', 'view', 'state')
 if replay[2] and replay[1] ~= S.payload_hash then return { 'key_reused', 0, S.published_at_ms, '0', '', '' } end
 -- Without a key of the CMS, the same words are a replay only as long as no others came.
 local last = redis.call('HGET', POST, 'last')
 if replay[2] and (S.explicit_key == '1' or last == string.sub(S.key, 1, 16)) then
-  return { replay[2], 1, replay[3], replay[4], replay[5], replay[6] }
+  return { replay[2], 1, replay[3], replay[4], replay[5], replay[6], replay[7] or '' }
 end
 
 local known = redis.call('HMGET', POST, 'format', 'job', 'url', 'first_at_ms', 'revision', 'state', 'generation')
@@ -27,10 +27,10 @@ end
 local function answer(verdict, about)
   local shown = about and view(about) or ''
   redis.call('HSET', IDEM, 'payload', S.payload_hash, 'verdict', verdict, 'first_at_ms', first_ms, 'generation', generation,
-    'job', about or '', 'view', shown)
+    'job', about or '', 'view', shown, 'state', about and '' or state or '')
   redis.call('ZADD', P .. 'idem', NOW, S.site .. ':' .. S.key)
   if verdict ~= 'outdated' then redis.call('HSET', POST, 'last', string.sub(S.key, 1, 16)) end
-  return { verdict, 0, first_ms, generation, about or '', shown }
+  return { verdict, 0, first_ms, generation, about or '', shown, about and '' or state or '' }
 end
 
 -- A higher revision is newer; without revisions, what comes later.
