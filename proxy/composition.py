@@ -25,7 +25,7 @@ from proxy.bluesky.transport import DeadlineTransport
 from proxy.bluesky.wire import Wire
 from proxy.clients import Trust
 from proxy.clock import Clock
-from proxy.errors import UsageError
+from proxy.errors import PdsError, UsageError
 from proxy.feeds.failing import FailingKeys
 from proxy.feeds.fill import Caches, Filler
 from proxy.feeds.headers import Manner
@@ -54,6 +54,7 @@ from proxy.syndication.direct import DirectPublisher
 from proxy.syndication.durability import Durability
 from proxy.syndication.gates import GateKeeper
 from proxy.syndication.intake import Intake, IntakePolicy
+from proxy.syndication.preparing import Preparer
 from proxy.syndication.publisher import Publisher
 from proxy.syndication.queue import JobQueue, QueuePolicy
 from proxy.syndication.routes import SyndicationRoutes
@@ -65,6 +66,8 @@ from proxy.version import VERSION
 # What is under way to PDSs at a time, beside a request for each delivery: logins, look-ups.
 _SPARE_CONNECTIONS: Final = 8
 _LANDING_S: Final = 0.5
+# A person waits for the answer.
+_FORGIVE_S: Final = 3.0
 _MAX_CURSORS: Final = 100_000
 _DAY_S: Final = 86_400.0
 
@@ -147,6 +150,7 @@ class Syndication:
             IntakePolicy(max_post_age_s=settings.max_post_age_days * _DAY_S, base=settings.public_url or ""),
             durability=Durability(self.store_config, clock),
             known_did=self._known_did,
+            forgive=lambda account: self._forgive(account, clock.steady() + _FORGIVE_S),
             publish_now=DirectPublisher(
                 self.publisher, self.sessions, lambda: self.book.current, clock, closed=desk.closed
             ),
@@ -177,12 +181,17 @@ class Syndication:
     async def _known_did(self, account: Account) -> str:
         return await self.pins.known(account.identifier)
 
+    async def _forgive(self, account: Account, deadline: float) -> None:
+        # Of an account that nobody can find no login was refused.
+        with contextlib.suppress(PdsError):
+            await self.sessions.forgive(account, deadline)
+
 
 @contextlib.asynccontextmanager
 async def syndicating(
     settings: Settings, clock: Clock, environ: Mapping[str, str]
 ) -> AsyncIterator[Syndication]:
-    """Everything that posts need. Nothing is sent before the first post."""
+    """Everything that posts need. Until the first post nothing is sent but questions of who accounts are."""
     if settings.redis_url is None:
         raise UsageError("FEEDPROXY_REDIS_URL is not set, and there is no embedded store in this process")
     book = AccountBook(settings.tenants, environ)
@@ -202,6 +211,8 @@ async def syndicating(
         sessions = Sessions(store, pds, identities, pins, clock, prefix=prefix)
         queue = JobQueue(store, clock, _queue_policy(settings), namespace=settings.namespace)
         stack.push_async_callback(queue.aclose)
+        draw = random.Random().random  # noqa: S311  (jitter, not secrets)
+        await stack.enter_async_context(Preparer(book, pins, sessions, clock, draw=draw).working())
         yield Syndication(
             queue=queue,
             book=book,

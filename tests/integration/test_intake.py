@@ -122,7 +122,7 @@ async def test_a_body_is_not_read_before_the_token_is_known(office):
 async def test_an_old_token_works_while_tokens_are_rotated(office):
     assert (await office.send(token=SECRETS["BLOG_TOKEN_OLD"])).status_code == 202
     without = {name: value for name, value in SECRETS.items() if name != "BLOG_TOKEN_OLD"}
-    office.book.reload(TENANTS, without)
+    await office.book.reload(TENANTS, without)
     assert_problem(await office.send(token=SECRETS["BLOG_TOKEN_OLD"]), 401, "unauthorized")
     assert (await office.send()).status_code == 202
 

@@ -10,7 +10,7 @@ for account in string.gmatch(accounts, '[^,]+') do
   if wanted == '' or listed(wanted, account) then
     local state = redis.call('HGET', delivery_key(id), 'state')
     if state == 'dead' then revive(id, NOW + tonumber(ARGV[2])) end
-    if redis.call('HGET', account_key(account), 'gate_reason') == 'credentials' and state ~= 'done' then
+    if redis.call('HGET', account_key(account), 'gate_reason') == 'credentials' and state ~= 'done' and state ~= 'canceled' then
       redis.call('HDEL', account_key(account), 'refused')
       open_gate(account)
     end
