@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from proxy.clock import Clock
-from proxy.errors import Faulty, Rejected, StoreError, StoreRefused, StoreUnavailable
+from proxy.errors import Faulty, NewerFormat, Rejected, StoreError, StoreRefused, StoreUnavailable
 from proxy.syndication.accounts import AccountBook
 from proxy.syndication.attempt import Published
 from proxy.syndication.desk import Desk, Enqueued, JobView, Submission, Verdict
@@ -246,7 +246,7 @@ class Intake:
             warnings += ("$.revision is older than what is known of this post; nothing was changed",)
         view = enqueued.view
         if view is None and enqueued.job:
-            view = await self._desk.read(enqueued.job) or self._unreadable(enqueued, submission)
+            view = await self._readable(enqueued.job) or self._unreadable(enqueued, submission)
         if view is not None:
             return await self._answer(202, view, warnings)
         status = Status(enqueued.state) if enqueued.state in _ENDED else Status.COMPLETED
@@ -254,6 +254,12 @@ class Intake:
             enqueued, site=submission.site, post=submission.post, dids=submission.accounts
         )
         return Answer(status=202, body=self._shower.remembered(status, records, warnings))
+
+    async def _readable(self, job: str) -> JobView | None:
+        try:
+            return await self._desk.read(job)
+        except NewerFormat:
+            return None
 
     def _unreadable(self, enqueued: Enqueued, submission: Submission) -> JobView:
         """What can be said of a job that a newer version wrote: it is there."""

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import sys
+from pathlib import Path
 
+import httpx
 import pytest
 
-from harness.newsroom import Newsroom
+from harness.newsroom import PASSWORD, UNHURRIED, HostOfTest, Newsroom, token_of
 from harness.waiting import until
+from integration.processes import ServeProcess
 from proxy.syndication import accounts
+from proxy.syndication.job import FORMAT
 
 HOUR_S = 3600
+NEWER = Path(__file__).with_name("newer.py")
 
 
 @pytest.fixture
@@ -87,3 +94,62 @@ async def test_an_account_without_its_password_on_one_host_fails_nowhere(room):
                 room.stored.let_time_pass(60)
                 done = await one.until_shown(job, status="completed")
     assert (done["attempts"], room.logins) == (1, 1)
+
+
+async def test_two_versions_work_on_one_store_side_by_side(room, monkeypatch, tmp_path):
+    """The next version writes another format; each host takes posts in and has a worker, as in an upgrade."""
+    for name, secret in (
+        ("PASSWORD_main", PASSWORD),
+        ("PASSWORD_side", PASSWORD),
+        ("TOKEN_blog", token_of("blog")),
+    ):
+        monkeypatch.setenv(name, secret)
+    async with room.host() as host, contextlib.AsyncExitStack() as stack:
+        settings = {
+            "REDIS_URL": room.url,
+            "NAMESPACE": room.namespace,
+            "UPSTREAM": room.directory.url,
+            "PLC_URL": room.directory.url,
+            "CONFIG": host.settings.config,
+            **UNHURRIED,
+        }
+
+        def newer(role):
+            command = (sys.executable, "-P", str(NEWER), role)
+            return ServeProcess(tmp_path / f"newer {role}", command=command, **settings)
+
+        web = stack.enter_context(newer("serve"))
+        await asyncio.to_thread(web.wait_ready)
+        client = httpx.AsyncClient(base_url=web.base_url, trust_env=False, verify=False)
+        newer_host = HostOfTest(await stack.enter_async_context(client), host.posts, host.settings)
+        theirs, ours = [], []
+        for number in range(5):
+            theirs.append((await newer_host.send(host.post(number))).json())
+            ours.append((await host.send(host.post(10 + number))).json())
+        assert {room.stored.hash(f"job:{job['id']}")["format"] for job in theirs} == {str(FORMAT + 1)}
+        async with host.working():
+            # The old worker does what it knows and leaves the rest alone, wherever it stands in the row.
+            for job in ours:
+                await newer_host.until_shown(job, status="completed")
+            for job in theirs:
+                shown = await newer_host.shown(job)
+                assert (shown["status"], shown["attempts"], shown["error"]) == ("pending", 0, None)
+            # The old intake says that they are there, and that it cannot say more.
+            told = await host.ask(theirs[0]["links"]["self"])
+            assert (told.status_code, told.json()["code"]) == (503, "store_unavailable")
+            assert "later version" in told.json()["detail"]
+            sent_again = await host.send({**host.post(1, title="Mended"), "revision": 2})
+            assert (sent_again.status_code, sent_again.json()["id"]) == (202, theirs[1]["id"])
+            # Then the new one's worker comes, and both are at work.
+            stack.enter_context(newer("worker"))
+            for job in theirs:
+                await newer_host.until_shown(job, status="completed")
+        # The old one's is gone, its intake not yet.
+        for number in range(20, 25):
+            job = (await host.send(host.post(number))).json()
+            await host.until_shown(job, status="completed")
+        assert "error" not in {event.get("level") for event in web.events()}
+    assert len(room.alices.commits) == len(room.alices.accounts[room.alice].records) == 15
+    titles = [value["text"].partition("\n")[0] for value in room.alices.posts(room.alice)]
+    assert titles.count("Mended") == 1
+    assert room.logins == 1

@@ -97,7 +97,7 @@ end
 
 -- New words for a job that still waits, or whose failed deliveries get another chance by them.
 local function replace()
-  redis.call('HSET', job_key(job), 'payload', S.payload, 'revision', S.revision, 'group', S.group)
+  redis.call('HSET', job_key(job), 'format', S.format, 'payload', S.payload, 'revision', S.revision, 'group', S.group)
   redis.call('HINCRBY', job_key(job), 'edition', 1)
   redis.call('HSET', POST, 'revision', S.revision, 'url', string.sub(S.url_hash, 1, 16))
   local due_ms, reason
@@ -138,7 +138,7 @@ local function unpublish(id)
     redis.call('HDEL', delivery_key(id), 'failures', 'deliveries', 'score', 'attempts')
     redis.call('HSET', delivery_key(id), 'action', 'delete', 'expires_at_ms', expires_ms)
     reopen(id)
-    redis.call('HSET', job_key(job), 'payload', S.payload)
+    redis.call('HSET', job_key(job), 'format', S.format, 'payload', S.payload)
     redis.call('ZADD', P .. 'live', expires_ms, id)
     make_ready(id)
   elseif fields[1] == 'ready' or fields[1] == 'delayed' or fields[1] == 'active' then
