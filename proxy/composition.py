@@ -218,7 +218,7 @@ async def syndicating(
             book=book,
             pins=pins,
             sessions=sessions,
-            publisher=Publisher(sessions, pds, lambda: book.current, clock),
+            publisher=Publisher(sessions, pds, identities, lambda: book.current, clock),
             store_config=persistence_of(servers, prefix),
         )
 

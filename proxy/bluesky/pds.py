@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -125,6 +125,33 @@ class Pds:
         if uri is None or cid is None:
             raise _not_xrpc(pds)
         return Stored(uri=uri, cid=cid, written=isinstance(document.get("commit"), Mapping))
+
+    async def create_records(
+        self,
+        pds: str,
+        *,
+        access: SecretStr,
+        did: str,
+        collection: str,
+        records: Sequence[tuple[str, bytes]],
+        deadline: float,
+    ) -> None:
+        """Create `records`, keys and JSON, in one commit: all of them or none.
+
+        Where there is one already it fails like a server in trouble: the reference PDS answers 500.
+        """
+        writes = b",".join(
+            _json({"$type": "com.atproto.repo.applyWrites#create", "collection": collection, "rkey": rkey})[
+                :-1
+            ]
+            + b',"value":'
+            + record
+            + b"}"
+            for rkey, record in records
+        )
+        content = _json({"repo": did})[:-1] + b',"writes":[' + writes + b"]}"
+        method = "com.atproto.repo.applyWrites"
+        _checked(await self._send("POST", pds, method, did, deadline, token=access, content=content), pds)
 
     async def delete_record(
         self,

@@ -92,7 +92,7 @@ class _Unqueued:
         )
 
     async def intend(
-        self, record: bytes, cid: str, rkey: str, *, did: str = "", generation: int | None = None
+        self, intent: bytes, cid: str, rkey: str, *, did: str = "", generation: int | None = None
     ) -> None:
         """Nothing is stored."""
 

@@ -55,7 +55,7 @@ class TestEachBoundary:
         whole = len(world.pds.requests)
         await self.journey(world, world.host(), 0)
         whole = len(world.pds.requests) - whole
-        assert whole == 7  # login, lookup, write, refresh, write, read, write
+        assert whole == 8  # login, lookup, two reads, write, refresh, read, write
         for boundary in range(whole - 1):  # the write with the expired token fails anyway
             world.store.delete_all()
             calls = iter(range(10**6))

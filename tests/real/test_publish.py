@@ -14,9 +14,9 @@ from integration.publishing import World, delivery_of, post_of
 from proxy.bluesky.transport import DeadlineTransport
 from proxy.syndication.accounts import load_accounts
 from proxy.syndication.attempt import Credentials, Permanent, Published, Transient
+from proxy.syndication.fitting import count_graphemes
+from proxy.syndication.intent import cid_of, freeze
 from proxy.syndication.job import Action
-from proxy.syndication.record import cid_of, freeze
-from proxy.syndication.richtext import count_graphemes
 from proxy.syndication.rkey import POST_COLLECTION, record_key, record_uri
 from proxy.tenants import Tenants
 
