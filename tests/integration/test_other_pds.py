@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from harness.pds import LOSE_ANSWER, LOSE_REQUEST
+from harness.upstream import xrpc_error
 from integration.publishing import ALICE, delivery_of, key_of, linking, post_of, publish, sent
 from proxy.errors import StoreUnavailable
 from proxy.syndication.attempt import Permanent, Published, Transient
@@ -65,6 +66,30 @@ async def test_another_posts_record_is_not_overwritten(world, other, alice, newe
     outcome = await publish(other, post)
     assert outcome.uri == record_uri(ALICE, key_of(post, 1))
     assert alice.records[key_of(post)][1] == foreign
+
+
+async def test_what_is_missing_may_be_a_404(world, other):
+    post = post_of(age_s=3600)
+    delivery, job = delivery_of(post)
+    world.pds.fail("putRecord", LOSE_REQUEST)
+    _, lease = await other.attempt(delivery, post, job)
+    world.pds.fail("getRecord", xrpc_error(404, "NotFound", "record not found"))
+    outcome, _ = await other.attempt(lease.delivery, post, job)
+    assert (outcome.uri, outcome.found) == (record_uri(ALICE, key_of(post)), False)
+
+
+@pytest.mark.parametrize("name", ["getRecord", "listRecords"])
+async def test_a_look_that_is_refused_is_no_verdict_and_sends_nothing(world, other, name):
+    post = post_of(age_s=3600)
+    delivery, job = delivery_of(post)
+    if name == "getRecord":
+        world.pds.fail("putRecord", LOSE_ANSWER)
+        _, lease = await other.attempt(delivery, post, job)
+        delivery = lease.delivery
+    before = len(sent(world))
+    world.pds.fail(name, xrpc_error(400, "InvalidRequest", "what?"))
+    assert isinstance((await other.attempt(delivery, post, job))[0], Transient)
+    assert len(sent(world)) == before
 
 
 async def test_what_was_changed_since_is_not_deleted(world, other, alice):
