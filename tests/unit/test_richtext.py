@@ -276,6 +276,10 @@ class TestDetection:
         rich = composed("({url}) {title}", title="T", url=url)
         assert facets(rich) == [(url, url)]
 
+    def test_a_title_that_runs_into_the_link_does_not_take_it_over(self):
+        rich = composed("{title}{url}", title="See example.com")
+        assert facets(rich) == [(URL, URL)]
+
     def test_a_long_link_in_a_long_text_is_shown_in_part(self):
         long = "https://a.example/" + "y" * 200
         rich = composed(text=f"{'word ' * 20}{long} {'word ' * 20}")
