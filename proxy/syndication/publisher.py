@@ -138,9 +138,12 @@ class Publisher:
             there = await self._get(attempt, session) if attempt.looks else None
             if there is None:
                 await self._intend(attempt)
-                if (published := await self._send(attempt, session)) is not None:
-                    return published
-                there = await self._get(attempt, session)
+                try:
+                    if (published := await self._send(attempt, session)) is not None:
+                        return published
+                    there = await self._get(attempt, session)
+                except PdsUnreachable as error:
+                    there = await self._landed(attempt, session, error)
             if there is None:
                 raise PdsUnreachable(f"the record {attempt.uri} was there and is gone")
             if (outcome := _judged(attempt, there)) is not None:
@@ -247,6 +250,22 @@ class Publisher:
         if stored.cid != root.cid:
             _log.warning("cid_differs", uri=stored.uri, ours=root.cid, theirs=stored.cid)
         return Published(uri=stored.uri, cid=stored.cid, found=not stored.written, degraded=intent.degraded)
+
+    async def _landed(self, attempt: _Attempt, session: Session, lost: PdsUnreachable) -> Record:
+        """What the request did whose answer was lost: its record. Raises `lost` if that cannot be said.
+
+        Asked at once, so that a lost answer costs neither an attempt nor a minute, and its author has no time
+        to delete what would then be posted again.
+        """
+        if not lost.sent or lost.retry_after_s is not None:
+            raise lost
+        try:
+            there = await self._get(attempt, session)
+        except PdsError:
+            raise lost from None
+        if there is None:
+            raise lost
+        return there
 
     async def _get(self, attempt: _Attempt, session: Session, part: int = 0) -> Record | None:
         return await self._pds.get_record(
