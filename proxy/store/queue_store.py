@@ -57,7 +57,8 @@ class QueueStore:
         """
         for attempt, pause_s in enumerate(PAUSES_S, start=1):
             try:
-                await asyncio.sleep(pause_s)
+                if pause_s:
+                    await asyncio.sleep(pause_s)
                 return await self._sent(script, key, args)
             except StoreUnavailable:
                 if attempt == len(PAUSES_S):

@@ -3,7 +3,7 @@
 local job = ARGV[1]
 allow_growth()
 local accounts = redis.call('HGET', job_key(job), 'accounts')
-if not accounts then return '' end
+if not accounts then return view(job) or '' end
 local wanted = table.concat(ARGV, ',', 3)
 for account in string.gmatch(accounts, '[^,]+') do
   local id = job .. ':' .. account
