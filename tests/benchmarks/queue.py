@@ -88,10 +88,11 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="fp-bench-") as directory:
         peer = install_peers(Path(directory))
+        # -P: the peers want the `queue` of the standard library, not this file.
         contestants = [
             Contestant("feedproxy", sys.executable, "-m", "tests.benchmarks.queue_ours"),
-            Contestant("taskiq-redis", peer, str(HERE / "queue_taskiq.py")),
-            Contestant("streaq", peer, str(HERE / "queue_streaq.py")),
+            Contestant("taskiq-redis", peer, "-P", str(HERE / "queue_taskiq.py")),
+            Contestant("streaq", peer, "-P", str(HERE / "queue_streaq.py")),
         ]
         with redis_server("valkey-9", *DURABILITY) as server:
             for number in range(options.rounds):
@@ -111,7 +112,7 @@ def install_peers(directory: Path) -> str:
     say("making an environment for the peers")
     venv.create(directory, with_pip=True)
     python = directory / "bin" / "python"
-    subprocess.run([python, "-m", "pip", "install", "-q", "--disable-pip-version-check", *PEERS], check=True)
+    subprocess.run([python, "-m", "pip", "install", "-qq", "--disable-pip-version-check", *PEERS], check=True)
     return str(python)
 
 
