@@ -140,7 +140,7 @@ class QueueOfTest:
         kept = {job: json.loads(text) for job, text in self.hash("over").items()}
         return {
             job: (
-                _given(("site", "post", "status"), fields),
+                _given(("site", "post", "status", "created_at_ms", "finished_at_ms"), fields),
                 [{"job": job, **_given(_DELIVERY_FIELDS, values)} for values in deliveries],
             )
             for job, (_, fields, *deliveries) in kept.items()
