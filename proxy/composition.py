@@ -62,6 +62,7 @@ from proxy.syndication.waiting import Waiters, WaitPolicy
 from proxy.syndication.worker import Worker, WorkerPolicy
 from proxy.tenants import Account
 from proxy.version import VERSION
+from proxy.widget.routes import WidgetRoutes
 
 # What is under way to PDSs at a time, beside a request for each delivery: logins, look-ups.
 _SPARE_CONNECTIONS: Final = 8
@@ -127,6 +128,18 @@ async def reading(settings: Settings, clock: Clock) -> AsyncIterator[Reading]:
             gate=gate,
             caches=caches,
         )
+
+
+def widget_routes(settings: Settings, feeds: Reading) -> list[BaseRoute]:
+    """The widget and its pages, which ask for feeds as everybody does."""
+    named = (actor for actor in settings.actors or () if not actor.startswith("at://"))
+    widget = WidgetRoutes(
+        feeds.route.app,
+        public_url=settings.public_url,
+        plain_pictures=settings.upstream.startswith("http:"),
+        actor=next(named, None),
+    )
+    return widget.routes()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
