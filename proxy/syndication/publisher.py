@@ -128,15 +128,13 @@ class Publisher:
         raise PdsUnreachable(f"{session.pds} does not take the tokens that it has given")
 
     async def _post(self, attempt: _Attempt, session: Session) -> Outcome:
-        if attempt.intent is None:
-            if (refusal := self._settle(attempt, session.did)) is not None:
-                return refusal
-            if (found := await self._adopted(attempt, session)) is not None:
-                return found
-            await self._freeze(attempt)
+        if attempt.intent is None and (early := await self._prepare(attempt, session)) is not None:
+            return early
         for _ in range(_MAX_STEPS):
             there = await self._get(attempt, session) if attempt.looks else None
             if there is None:
+                if attempt.delivery.after:
+                    return Permanent(reason="it was withdrawn, and nothing of it is there")
                 await self._intend(attempt)
                 try:
                     if (published := await self._send(attempt, session)) is not None:
@@ -151,6 +149,15 @@ class Publisher:
             attempt.generation += 1
             attempt.rkey, attempt.intended, attempt.looks = self._key(attempt), False, True
         return Permanent(reason=f"{_MAX_STEPS} record keys in a row belong to other posts")
+
+    async def _prepare(self, attempt: _Attempt, session: Session) -> Outcome | None:
+        """What is sent where; the outcome, if nothing has to be or may be."""
+        if (refusal := self._settle(attempt, session.did)) is not None:
+            return refusal
+        if (found := await self._adopted(attempt, session)) is not None:
+            return found
+        await self._freeze(attempt)
+        return None
 
     def _settle(self, attempt: _Attempt, did: str) -> Permanent | None:
         """Whose record it is and which key it has."""
