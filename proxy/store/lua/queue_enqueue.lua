@@ -195,6 +195,8 @@ end
 local function unpublish(id)
   if is_there_and_folded() then unfold(job) end
   local fields = redis.call('HMGET', delivery_key(id), 'state', 'action')
+  -- A deletion that was called off while it was under way is on again.
+  if fields[1] == 'active' and fields[2] == 'delete' then redis.call('HDEL', delivery_key(id), 'after') end
   if fields[1] ~= 'done' or fields[2] ~= 'post' then return end
   local expires_ms = NOW + tonumber(S.max_age_ms)
   redis.call('HDEL', delivery_key(id), 'failures', 'deliveries', 'score', 'attempts')
