@@ -91,6 +91,13 @@ async def test_what_has_not_been_sent_is_canceled(office):
     assert_problem(await office.ask(done["links"]["self"], method="DELETE"), 409, "nothing_to_cancel")
 
 
+async def test_what_may_have_been_sent_is_withdrawn_all_the_same(office):
+    job = (await office.send()).json()
+    await office.desk.change(job["id"], DeliveryState.ACTIVE, failures=1, after="cancel")
+    answer = await office.ask(job["links"]["self"], method="DELETE")
+    assert (answer.status_code, answer.json()["status"]) == (200, "retrying")
+
+
 async def test_a_delivery_is_shown_with_what_it_waits_for(office):
     job = (await office.send()).json()
     due_at = office.clock.wall() + 60
