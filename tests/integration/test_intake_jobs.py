@@ -108,11 +108,13 @@ async def test_a_delivery_is_shown_with_what_it_waits_for(office):
         attempts=1,
         waiting_for="retry",
         due_at_ms=int(due_at * 1000),
+        cid="bafyintended",
     )
     retrying = (await office.ask(job["links"]["self"])).json()
     shown = retrying["accounts"][0]
     assert (retrying["status"], shown["status"], shown["attempts"]) == ("retrying", "retrying", 1)
     assert (shown["waiting_for"], shown["next_attempt_at"]) == ("retry", rfc3339(due_at))
+    assert shown["cid"] is None
     view = await office.desk.change(job["id"], DeliveryState.READY)
     view.gates.update(main=("breaker", int(due_at * 1000)), side=("credentials", -1))
     main, side = (await office.ask(job["links"]["self"])).json()["accounts"]
