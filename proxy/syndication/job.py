@@ -118,7 +118,6 @@ class Delivery:
     site: str
     state: DeliveryState
     action: Action = Action.POST
-    seq: int = 0  # counts enqueued deliveries
     attempts: int = 0  # intents to send that were carried out, from 1 with the first
     failures: int = 0  # of them failed, since the start or the last requeue; decides on retries
     deliveries: int = 0  # workers in a row that were lost over it
@@ -249,7 +248,7 @@ def _keyed(*names: str) -> tuple[tuple[str, bytes], ...]:
 
 
 _DELIVERY_NUMBERS: Final = _keyed(
-    "seq", "attempts", "failures", "deliveries", "fence", "due_at_ms", "expires_at_ms", "generation"
+    "attempts", "failures", "deliveries", "fence", "due_at_ms", "expires_at_ms", "generation"
 )
 _DELIVERY_TEXTS: Final = _keyed("token", "worker", "waiting_for", "did", "rkey", "cid", "after", "error")
 _JOB_NUMBERS: Final = _keyed(

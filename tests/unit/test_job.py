@@ -29,7 +29,7 @@ from proxy.syndication.job import (
 
 DELIVERY = {
     b"format": b"1", b"job": b"job_1", b"account": b"main", b"site": b"blog", b"state": b"delayed",
-    b"seq": b"7", b"failures": b"2", b"due_at_ms": b"1795000000000", b"intent": b"\xff\x00",
+    b"failures": b"2", b"due_at_ms": b"1795000000000", b"intent": b"\xff\x00",
     b"error": b"HTTP 503",
     b"history": b'[[1795000000000,"HTTP 503"]]', b"degraded": b"{}",
 }  # fmt: skip
@@ -104,7 +104,7 @@ def test_a_delivery_is_read_as_it_was_stored():
     assert delivery.id == "job_1:main"
     assert delivery.state is DeliveryState.DELAYED
     assert delivery.action is Action.POST
-    assert (delivery.seq, delivery.failures, delivery.due_at_ms) == (7, 2, 1_795_000_000_000)
+    assert (delivery.failures, delivery.due_at_ms) == (2, 1_795_000_000_000)
     assert delivery.intent == b"\xff\x00"
     assert delivery.history == (Failure(at_ms=1_795_000_000_000, reason="HTTP 503"),)
     assert delivery.degraded == ()
@@ -132,7 +132,7 @@ def test_this_format_and_the_one_before_are_read(number):
 
 @pytest.mark.parametrize(
     "change",
-    [{b"format": b"2"}, {b"format": b"x"}, {b"state": b"?"}, {b"seq": b"x"}, {b"site": b"\xff"},
+    [{b"format": b"2"}, {b"format": b"x"}, {b"state": b"?"}, {b"fence": b"x"}, {b"site": b"\xff"},
      {b"history": b"["}, {b"history": b"[1]"}],
 )  # fmt: skip
 def test_what_cannot_be_read_is_none(change):
