@@ -14,8 +14,8 @@ from proxy.syndication.post import parse_post
 from proxy.syndication.record import freeze, texts_of
 from proxy.syntax import is_handle, is_uri
 
-# 10,000 take a few minutes.
-POSTS = int(os.environ.get("RICHTEXT_POSTS", "500"))
+# 10,000 take half a minute.
+POSTS = int(os.environ.get("RICHTEXT_POSTS", "1500"))
 NOW = 1_795_338_000.0
 URLS = [
     "https://blog.example/a",
