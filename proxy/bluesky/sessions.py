@@ -8,7 +8,6 @@ then one process renews it for all, and the others wait and take over what it go
 from __future__ import annotations
 
 import asyncio
-import json
 import uuid
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
@@ -19,7 +18,8 @@ from pydantic import SecretStr
 from proxy.bluesky.identity import Identities
 from proxy.bluesky.pds import Pds, Tokens
 from proxy.bluesky.pins import Identified, Login, Pins
-from proxy.bluesky.sealing import SealedByNewer, seal, unseal
+from proxy.bluesky.sealing import SealedByNewer
+from proxy.bluesky.session import Session, opened, sealed_session, session_of
 from proxy.clock import Clock
 from proxy.errors import (
     CredentialsRefused,
@@ -43,17 +43,6 @@ _LOOK_S: Final = 0.1
 _NEWER_WAIT_S: Final = 60.0
 
 _log = get_logger()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Session:
-    """Tokens that open `did` at the origin `pds`. Each renewal has another `version`."""
-
-    did: str
-    pds: str
-    access: SecretStr
-    refresh: SecretStr
-    version: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -292,7 +281,7 @@ class Sessions:
         )
         if tokens.did != did:
             raise CredentialsRefused("InvalidDid", f"the login at {server} is for another account than {did}")
-        return _session(tokens, pds=self._home(login, tokens, server))
+        return session_of(tokens, pds=self._home(login, tokens, server))
 
     def _home(self, login: Login, tokens: Tokens, server: str) -> str:
         """Where the account's records are written: a service may be an entrance to many PDSs."""
@@ -310,7 +299,7 @@ class Sessions:
         if tokens.did != stale.did:
             raise CredentialsRefused("InvalidDid", f"{stale.pds} refreshed another account than {stale.did}")
         _log.info("session_refreshed", did=stale.did)
-        return _session(tokens, pds=stale.pds)
+        return session_of(tokens, pds=stale.pds)
 
     async def _refresh_alone(self, renewal: _Renewal, stale: Session) -> Session:
         """Without the store: the PDS gives all who refresh the same session for 2 h."""
@@ -328,7 +317,7 @@ class Sessions:
         self._hold(login, session, over)
         try:
             answer = await self._run(
-                _SAVE, did, renewal.asker, over, session.version, _sealed(session, login.password)
+                _SAVE, did, renewal.asker, over, session.version, sealed_session(session, login.password)
             )
             if answer[0] == b"changed":
                 theirs = self._opened(login, did, answer[2], _text(answer[1]))
@@ -341,7 +330,7 @@ class Sessions:
 
     async def _save_late(self, held: _Held, did: str) -> None:
         """What was renewed without the store goes there now that it may be back."""
-        sealed = _sealed(held.session, held.password)
+        sealed = sealed_session(held.session, held.password)
         try:
             await self._run(_SAVE, did, "", held.unsaved_over, held.session.version, sealed)
         except StoreError:
@@ -363,41 +352,14 @@ class Sessions:
             _log.warning("session_renewal_not_ended", did=renewal.did)
 
     def _opened(self, login: Login, did: str, sealed: bytes, version: str) -> Session | None:
-        if not sealed:
-            return None
         try:
-            plain = unseal(sealed, password=login.password, did=did)
+            return opened(sealed, password=login.password, did=did, version=version)
         except SealedByNewer:
             message = "a later version of feedproxy has the account's session"
             raise PdsBusy(message, wait_s=_NEWER_WAIT_S) from None
-        if plain is None:
-            return None
-        tokens = json.loads(plain)
-        return Session(
-            did=did,
-            pds=tokens["pds"],
-            access=SecretStr(tokens["access"]),
-            refresh=SecretStr(tokens["refresh"]),
-            version=version,
-        )
 
     async def _run(self, which: Any, *args: Any) -> Any:
         return await self._store.run(which, self._prefix, args)
-
-
-def _session(tokens: Tokens, *, pds: str) -> Session:
-    return Session(
-        did=tokens.did, pds=pds, access=tokens.access, refresh=tokens.refresh, version=uuid.uuid4().hex
-    )
-
-
-def _sealed(session: Session, password: SecretStr) -> bytes:
-    tokens = {
-        "pds": session.pds,
-        "access": session.access.get_secret_value(),
-        "refresh": session.refresh.get_secret_value(),
-    }
-    return seal(json.dumps(tokens).encode(), password=password, did=session.did)
 
 
 def _text(value: bytes) -> str:

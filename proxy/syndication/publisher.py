@@ -21,7 +21,8 @@ from typing import Final, TypeVar
 from proxy.bluesky.identity import Identities
 from proxy.bluesky.pds import MAX_LISTED, Pds, Record
 from proxy.bluesky.pins import Login
-from proxy.bluesky.sessions import Session, Sessions
+from proxy.bluesky.session import Session
+from proxy.bluesky.sessions import Sessions
 from proxy.bluesky.wire import REQUEST_TIMEOUT_S
 from proxy.clock import Clock
 from proxy.errors import (

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from harness.redis_servers import KINDS, redis_server
-from integration.publishing import ALICE, BOB, post_of, publish
+from integration.publishing import ALICE, BOB, post_of, publish, session_key
 from proxy.bluesky import sessions
 from proxy.bluesky.pins import _PIN
 from proxy.syndication.attempt import Published
@@ -17,10 +17,6 @@ from proxy.syndication.attempt import Published
 def valkey_url(request):
     with redis_server(request.param) as server:
         yield server.url
-
-
-def key_of(world):
-    return f"{world.prefix}sessions:{ALICE}"
 
 
 async def test_one_login_and_one_refresh_for_two_hosts(world):
@@ -37,9 +33,9 @@ async def test_each_answers_the_same_and_counts_once(world, raw):
 
     async def twice(script, *args):
         first = await store.run(script, world.prefix, args)
-        before = raw.hgetall(key_of(world))
+        before = raw.hgetall(session_key(world))
         second = await store.run(script, world.prefix, args)
-        after = raw.hgetall(key_of(world))
+        after = raw.hgetall(session_key(world))
         before.pop(b"held_until", None)
         after.pop(b"held_until", None)
         assert before == after
@@ -47,7 +43,7 @@ async def test_each_answers_the_same_and_counts_once(world, raw):
 
     begin = (ALICE, "asker", "", 15_000, "login", "key", 120_000, 3_600_000)
     assert await twice(sessions._BEGIN, *begin) == ([b"granted"], [b"granted"])
-    assert raw.hget(key_of(world), "logins") == b"1"
+    assert raw.hget(session_key(world), "logins") == b"1"
     saved = await twice(sessions._SAVE, ALICE, "asker", "", "v1", b"sealed")
     assert saved == ([b"saved"], [b"saved"])
     begin = (ALICE, "second", "v1", 15_000, "login", "other", 120_000, 3_600_000)
@@ -76,23 +72,23 @@ async def test_who_may_not_log_in_gives_the_right_to_renew_back(world, raw):
     verdict, left_ms = await begin("two", "v1", "login")
     assert verdict == b"wait"
     assert 0 < left_ms <= 120_000
-    assert raw.hget(key_of(world), "holder") is None
+    assert raw.hget(session_key(world), "holder") is None
 
 
 async def test_a_login_that_worked_clears_what_failed_before(world, raw):
     store = world.host().store
-    raw.hset(key_of(world), mapping={"refused": "key", "logins_failed": 5})
+    raw.hset(session_key(world), mapping={"refused": "key", "logins_failed": 5})
     await store.run(sessions._SAVE, world.prefix, (ALICE, "one", "", "v1", b"sealed"))
-    assert raw.hmget(key_of(world), "refused", "logins_failed") == [None, None]
+    assert raw.hmget(session_key(world), "refused", "logins_failed") == [None, None]
 
 
 async def test_a_login_that_was_never_made_is_not_counted(world, raw):
     store = world.host().store
     args = (ALICE, "one", "", 15_000, "login", "key", 120_000, 3_600_000)
     await store.run(sessions._BEGIN, world.prefix, args)
-    assert raw.hmget(key_of(world), "logins", "logins_failed") == [b"1", b"1"]
+    assert raw.hmget(session_key(world), "logins", "logins_failed") == [b"1", b"1"]
     await store.run(sessions._END, world.prefix, (ALICE, "one", "unmade", 0))
-    assert raw.hmget(key_of(world), "logins", "logins_failed", "login_after") == [b"0", b"0", b"0"]
+    assert raw.hmget(session_key(world), "logins", "logins_failed", "login_after") == [b"0", b"0", b"0"]
 
 
 async def test_the_first_pin_holds(world):

@@ -12,24 +12,17 @@ from harness.waiting import until
 from integration.publishing import (
     ALICE,
     NO_PAUSE,
+    SOON,
     delivery_of,
     post_of,
     publish,
+    session_key,
+    session_of,
 )
 from proxy.bluesky import sessions
 from proxy.bluesky.sessions import SessionPolicy
 from proxy.errors import PdsBusy, StoreUnavailable
 from proxy.syndication.attempt import Credentials, Permanent, Published, Transient, Wait
-
-SOON = 10.0
-
-
-def key_of(world, did=ALICE):
-    return f"{world.prefix}sessions:{did}"
-
-
-async def session_of(world, host):
-    return await host.sessions.session(host.login(), world.clock.steady() + SOON)
 
 
 class TestOneLogin:
@@ -168,8 +161,8 @@ class TestWrongPasswords:
         assert world.logins == 3
         # An hour later a person may again.
         for name in ("forgiven_since", "login_after"):
-            raw.hincrby(key_of(world), name, -3_700_000)
-        raw.hset(key_of(world), "refused", "x")
+            raw.hincrby(session_key(world), name, -3_700_000)
+        raw.hset(session_key(world), "refused", "x")
         await host.sessions.forgive(host.login(), deadline)
         assert isinstance(await publish(host, post_of()), Credentials)
         assert world.logins == 4
@@ -244,7 +237,7 @@ class TestSparingLogins:
             world.pds.fail("createSession", xrpc_error(500, "InternalServerError"))
             await publish(host, post_of())
             pauses.append((await publish(host, post_of())).for_s)
-            raw.hset(key_of(world), "login_after", 0)
+            raw.hset(session_key(world), "login_after", 0)
         expected = [120, 240, 480, 960, 1920, 3600, 3600]
         assert pauses == pytest.approx(expected, abs=5)
 
@@ -282,7 +275,7 @@ class TestSparingLogins:
 
     async def test_logins_are_counted(self, world, raw):
         await publish(world.host(), post_of())
-        assert raw.hget(key_of(world), "logins") == b"1"
+        assert raw.hget(session_key(world), "logins") == b"1"
 
 
 class TestTheStoreAway:

@@ -48,7 +48,7 @@ local function add_delivery(in_job, account, did, action, due_ms, reason)
   -- What it waits for by the site's own wish, its schedule and its pace, does not count as its age.
   local expires_ms = math.max(NOW, due_ms) + tonumber(S.max_age_ms)
   redis.call('HSET', delivery_key(id), 'format', S.format, 'state', 'ready', 'job', in_job, 'account', account, 'site', S.site,
-    'did', did, 'seq', redis.call('INCR', P .. 'seq'), 'expires_at_ms', expires_ms, 'generation', generation,
+    'did', did, 'expires_at_ms', expires_ms, 'generation', generation,
     'action', action)
   if S.priority == 'urgent' then redis.call('HSET', delivery_key(id), 'urgent', '1') end
   redis.call('ZADD', P .. 'live', expires_ms, id)
