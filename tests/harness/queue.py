@@ -6,7 +6,7 @@ import contextlib
 import json
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
 import redis
@@ -271,6 +271,16 @@ class QueueOfTest:
 
 def _given(names: Sequence[str], values: Sequence[str]) -> dict[str, str]:
     return {name: value for name, value in zip(names, values, strict=False) if value}
+
+
+@contextlib.contextmanager
+def sound_queue(url: str) -> Iterator[QueueOfTest]:
+    """What a queue of the test's own stores at `url`; at the end nothing of it may contradict itself."""
+    own = QueueOfTest(url, f"test-{uuid.uuid4().hex[:8]}")
+    yield own
+    faults = own.faults()
+    own.close()
+    assert not faults
 
 
 @contextlib.asynccontextmanager

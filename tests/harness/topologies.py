@@ -12,7 +12,6 @@ import socket
 import ssl
 import subprocess
 import tempfile
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from redis.crc import key_slot
 from redis.retry import Retry
 
 from harness.redis_servers import binary_of
+from harness.waiting import until_true
 
 PASSWORD = "open sesame/@:%"
 ESCAPED = "open%20sesame%2F%40%3A%25"
@@ -35,13 +35,7 @@ DEADLINE_S = 30.0
 
 def eventually(condition: Callable[[], Any], what: str) -> Any:
     """The first true value of `condition`; a server that does not answer yet makes it false."""
-    give_up_at = time.monotonic() + DEADLINE_S
-    while time.monotonic() < give_up_at:
-        with contextlib.suppress(redis.RedisError, OSError):
-            if value := condition():
-                return value
-        time.sleep(0.01)
-    raise AssertionError(f"not within {DEADLINE_S:g} s: {what}")
+    return until_true(condition, what, deadline_s=DEADLINE_S, faults=(redis.RedisError, OSError))
 
 
 def free_ports(count: int) -> list[int]:

@@ -38,6 +38,9 @@ _NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 # Tests log in as often as they like, unless the pause is what they are about.
 NO_PAUSE = SessionPolicy(login_pause_s=0, longest_login_pause_s=0)
 
+# Nobody waits longer for a session here.
+SOON = 10.0
+
 
 class Switch:
     """A store that can be taken away, and whose answers can be lost after the script ran."""
@@ -251,3 +254,13 @@ def linking(url: str, **more: Any) -> dict[str, Any]:
 def sent(world: World) -> list[Call]:
     """The writes that came to the first PDS."""
     return world.pds.calls("putRecord")
+
+
+def session_key(world, did: str = ALICE) -> str:
+    """Where the store has the account's session."""
+    return f"{world.prefix}sessions:{did}"
+
+
+async def session_of(world, host):
+    """The session that `host` would use."""
+    return await host.sessions.session(host.login(), world.clock.steady() + SOON)

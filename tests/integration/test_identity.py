@@ -5,29 +5,11 @@ from __future__ import annotations
 import pytest
 
 from harness.upstream import json_response, xrpc_error
-from integration.publishing import (
-    ALICE,
-    BOB,
-    post_of,
-    publish,
-)
+from integration.publishing import ALICE, BOB, SOON, post_of, publish
 from proxy.bluesky.identity import Identities
 from proxy.bluesky.sessions import SessionPolicy
 from proxy.errors import CredentialsRefused
 from proxy.syndication.attempt import Credentials, Published, Transient, Wait
-
-SOON = 10.0
-
-
-SOON = 10.0
-
-
-def key_of(world, did=ALICE):
-    return f"{world.prefix}sessions:{did}"
-
-
-async def session_of(world, host):
-    return await host.sessions.session(host.login(), world.clock.steady() + SOON)
 
 
 class TestMoving:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-import uuid
 
 import pytest
 
-from harness.queue import DAY_S, POLICY, QueueOfTest, queue_on, submission
+from harness.queue import DAY_S, POLICY, QueueOfTest, queue_on, sound_queue, submission
 from harness.redis_servers import KINDS, redis_server
 from proxy.errors import LeaseLost, StoreRefused, Superseded
 from proxy.syndication.desk import Verdict
@@ -23,11 +22,8 @@ def server(request):
 
 @pytest.fixture
 def stored(server):
-    own = QueueOfTest(server.url, f"test-{uuid.uuid4().hex[:8]}")
-    yield own
-    faults = own.faults()
-    own.close()
-    assert not faults
+    with sound_queue(server.url) as own:
+        yield own
 
 
 @pytest.fixture(params=[False, True], ids=["once", "twice"])

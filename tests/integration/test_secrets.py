@@ -15,25 +15,15 @@ from integration.publishing import (
     ALICE,
     BOB,
     PASSWORD,
+    SOON,
     post_of,
     publish,
     secrets_of,
+    session_key,
+    session_of,
 )
 from proxy.bluesky.sealing import FORMAT, SealedByNewer, seal, unseal
 from proxy.syndication.attempt import Credentials, Published, Wait
-
-SOON = 10.0
-
-
-SOON = 10.0
-
-
-def key_of(world, did=ALICE):
-    return f"{world.prefix}sessions:{did}"
-
-
-async def session_of(world, host):
-    return await host.sessions.session(host.login(), world.clock.steady() + SOON)
 
 
 class TestSecrets:
@@ -108,7 +98,7 @@ class TestSecrets:
             unseal(bytes((FORMAT + 1,)) + b"x" * 40, password=SecretStr("p"), did=ALICE)
 
     async def test_a_session_of_a_later_version_is_left_to_it(self, world, raw):
-        raw.hset(key_of(world), mapping={"version": "v9", "sealed": bytes((FORMAT + 1,)) + b"x" * 40})
+        raw.hset(session_key(world), mapping={"version": "v9", "sealed": bytes((FORMAT + 1,)) + b"x" * 40})
         outcome = await publish(world.host(), post_of())
         assert isinstance(outcome, Wait)
         assert world.logins == 0

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import time
-import uuid
 
 import pytest
 
-from harness.queue import QueueOfTest, queue_on, submission
+from harness.queue import queue_on, sound_queue, submission
 from harness.redis_servers import KINDS, redis_server
 from proxy.errors import LeaseLost, Superseded
 from proxy.syndication.desk import Verdict
@@ -24,11 +23,8 @@ def server(request):
 
 @pytest.fixture
 def stored(server):
-    own = QueueOfTest(server.url, f"test-{uuid.uuid4().hex[:8]}")
-    yield own
-    faults = own.faults()
-    own.close()
-    assert not faults
+    with sound_queue(server.url) as own:
+        yield own
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-import uuid
 from collections import Counter
 from dataclasses import replace
 from types import SimpleNamespace
@@ -14,7 +13,7 @@ import pytest
 from pydantic import SecretStr
 
 from harness.faulty_store import FaultyStore
-from harness.queue import POLICY, QueueOfTest, queue_on, submission
+from harness.queue import POLICY, QueueOfTest, queue_on, sound_queue, submission
 from harness.redis_servers import redis_server
 from harness.waiting import until
 from proxy.clock import SystemClock
@@ -42,11 +41,8 @@ def server():
 
 @pytest.fixture
 def stored(server):
-    own = QueueOfTest(server.url, f"test-{uuid.uuid4().hex[:8]}")
-    yield own
-    faults = own.faults()
-    own.close()
-    assert not faults
+    with sound_queue(server.url) as own:
+        yield own
 
 
 class Pds:
