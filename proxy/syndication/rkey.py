@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import dataclass
 from typing import Final
 
 POST_COLLECTION: Final = "app.bsky.feed.post"
@@ -56,9 +57,38 @@ def is_key_of(rkey: str, *, did: str, site: str, post_id: str) -> bool:
     return rkey in keys
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PostIdentity:
+    """A post on an account: what its record keys follow from. See `record_key`."""
+
+    did: str
+    site: str
+    post_id: str
+    published_at_ms: int
+
+    def key(self, generation: int) -> str:
+        """Where its record belongs."""
+        return record_key(
+            did=self.did,
+            site=self.site,
+            post_id=self.post_id,
+            published_at_ms=self.published_at_ms,
+            generation=generation,
+        )
+
+    def owns(self, uri: str) -> bool:
+        """Whether the key in `uri` says that it was posted for this post, under whatever date."""
+        return is_key_of(key_in(uri), did=self.did, site=self.site, post_id=self.post_id)
+
+
 def reply_key(root_key: str, part: int) -> str:
     """The key of a thread's `part` (the root is 0): so many microseconds after its root, in its order."""
     return _sortable(_number(root_key) + (part << _CLOCK_ID_BITS))
+
+
+def key_in(uri: str) -> str:
+    """The record key of an at:// URI."""
+    return uri.rpartition("/")[2]
 
 
 def record_uri(did: str, rkey: str, collection: str = POST_COLLECTION) -> str:
