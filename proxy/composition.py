@@ -8,10 +8,10 @@ import os
 import random
 import socket
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass, replace
 from http.cookiejar import CookieJar, DefaultCookiePolicy
-from typing import Final
+from typing import Any, Final
 
 import httpx
 from starlette.routing import BaseRoute, Mount
@@ -25,16 +25,18 @@ from proxy.bluesky.transport import DeadlineTransport
 from proxy.bluesky.wire import Wire
 from proxy.clock import Clock
 from proxy.errors import UsageError
-from proxy.feeds.failing import FailingKeys
+from proxy.feeds.failing import FIRST_S, FailingKeys
 from proxy.feeds.fill import Caches, Filler
 from proxy.feeds.headers import Manner
 from proxy.feeds.held import Held
+from proxy.feeds.leases import Leases
 from proxy.feeds.memory import MemoryCache
 from proxy.feeds.policy import Rules, policy_of
+from proxy.feeds.purge import Purges
 from proxy.feeds.recent import RecentSet
 from proxy.feeds.routes import FeedRoutes
 from proxy.feeds.service import FeedService
-from proxy.feeds.shared import SharedCache
+from proxy.feeds.shared import SharedCache, prefix_of
 from proxy.feeds.wording import wording
 from proxy.ops.health import Finding
 from proxy.resilience.breaker import BreakerPolicy, Phase
@@ -43,6 +45,8 @@ from proxy.resilience.limiter import Rate
 from proxy.resilience.pace import LocalPace, SharedPace
 from proxy.settings import Settings
 from proxy.store.connection import Store, connect, pool_of
+from proxy.store.link import PATIENCE_S, Link
+from proxy.store.news import News
 from proxy.store.persistence import persistence_of
 from proxy.store.queue_store import TIMEOUT_S, connect_queue
 from proxy.syndication.accounts import AccountBook, TokenCheck
@@ -55,6 +59,7 @@ from proxy.syndication.queue import JobQueue, QueuePolicy
 from proxy.syndication.routes import SyndicationRoutes
 from proxy.syndication.waiting import Waiters, WaitPolicy
 from proxy.syndication.worker import Worker, WorkerPolicy
+from proxy.telemetry import get_logger
 from proxy.tenants import Account
 from proxy.version import VERSION
 
@@ -63,6 +68,9 @@ _SPARE_CONNECTIONS: Final = 8
 _LANDING_S: Final = 0.5
 _MAX_CURSORS: Final = 100_000
 _DAY_S: Final = 86_400.0
+_FLIGHT_MEMORY_S: Final = 60.0
+
+_log = get_logger()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,12 +81,13 @@ class Reading:
     rules: Rules
     route: Mount
     store: Store
+    link: Link
     gate: LocalGate
     caches: Caches
 
     def findings(self) -> Iterator[Finding]:
         """The state of its parts."""
-        yield _of_store(self.store)
+        yield _of_store(self.store, self.link)
         yield _of_upstream(self.gate)
         if len(self.caches.unshared):
             yield Finding(
@@ -90,28 +99,39 @@ class Reading:
 
 
 @contextlib.asynccontextmanager
-async def reading(settings: Settings, clock: Clock) -> AsyncIterator[Reading]:
-    """Everything that feeds need."""
+async def reading(
+    settings: Settings, clock: Clock, *, patience_s: float = PATIENCE_S
+) -> AsyncIterator[Reading]:
+    """Everything that feeds need. `patience_s` is for how long a reader waits for a store that hesitates."""
     rules = Rules(settings.tenants.feeds)
     policy = policy_of(settings, rules)
     draw = random.Random()  # noqa: S311  (jitter, not secrets)
     async with contextlib.AsyncExitStack() as stack:
         store = _store(settings, clock)
         stack.push_async_callback(store.aclose)
+        link = Link(store, patience_s=patience_s)
+        stack.push_async_callback(link.aclose)
+        prefix = prefix_of(settings.namespace, settings.upstream)
+        news = News(store.listen, f"{prefix}news")
+        purges = Purges(link, news, log_key=f"{prefix}{{fleet}}:purges", keep_s=_longest_life_s(settings))
         client = await stack.enter_async_context(
             _client(settings, clock, settings.upstream_concurrency, base_url=settings.upstream)
         )
         gate = LocalGate(_gate_policy(settings), clock)
         appview = AppView(client, gate, clock, _retry_policy(settings), draw=draw)
-        caches = _caches(settings, clock, store)
-        filler = Filler(appview, caches, policy, clock, draw=draw)
-        service = FeedService(filler, appview, caches, policy, clock)
+        caches = _caches(settings, clock, _shared(settings, clock, link, prefix=prefix, channel=news.channel))
+        leases = Leases(caches.shared, news, clock, draw=draw)
+        filler = Filler(appview, caches, leases, purges, policy, clock, draw=draw)
+        service = FeedService(filler, appview, caches, policy, clock, warming=lambda: store.warming)
+        purges.swept = service.sweep
+        await stack.enter_async_context(_running(news.listen(), link.keep_in_step(leases.beat, purges.beat)))
         stack.push_async_callback(service.close, _LANDING_S)
         yield Reading(
             service=service,
             rules=rules,
             route=Mount("/xrpc", FeedRoutes(service, _manner(settings), clock)),
             store=store,
+            link=link,
             gate=gate,
             caches=caches,
         )
@@ -260,10 +280,46 @@ def _retry_policy(settings: Settings) -> RetryPolicy:
     )
 
 
-def _caches(settings: Settings, clock: Clock, store: Store) -> Caches:
+@contextlib.asynccontextmanager
+async def _running(*work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Background work, under way for as long as the block lasts."""
+    tasks = [asyncio.create_task(each) for each in work]
+    for task in tasks:
+        task.add_done_callback(_tell_crash)
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+
+
+def _tell_crash(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        _log.error("background_work_crashed", exc_info=error)
+
+
+def _longest_life_s(settings: Settings) -> float:
+    """For how long a stored answer may be of use, at most."""
+    longest_ttl_s = max([settings.cache_ttl, *(feed.ttl_s for feed in settings.tenants.feeds)])
+    return 2 * longest_ttl_s + max(settings.stale_while_revalidate, settings.stale_if_error)
+
+
+def _shared(settings: Settings, clock: Clock, link: Link, *, prefix: str, channel: str) -> SharedCache:
+    return SharedCache(
+        link,
+        clock,
+        prefix=prefix,
+        channel=channel,
+        memory_s=_FLIGHT_MEMORY_S + 2 * settings.upstream_timeout,
+        failing_s=(min(FIRST_S, settings.negative_ttl), settings.negative_ttl),
+    )
+
+
+def _caches(settings: Settings, clock: Clock, shared: SharedCache) -> Caches:
     return Caches(
         memory=MemoryCache[Held](settings.memory_mb * 1024 * 1024),
-        shared=SharedCache(store, clock, namespace=settings.namespace, upstream=settings.upstream),
+        shared=shared,
         failing=FailingKeys(clock, longest_s=settings.negative_ttl),
         unshared=RecentSet(clock, max_items=10_000, keep_s=settings.negative_ttl),
         cursors=RecentSet(clock, max_items=_MAX_CURSORS, keep_s=settings.stale_if_error),
@@ -279,18 +335,19 @@ def _manner(settings: Settings) -> Manner:
     )
 
 
-def _of_store(store: Store) -> Finding:
-    if not store.reachable:
-        return Finding(
-            "store",
-            "warn",
-            "Redis does not answer: feeds are served from memory alone. See that it runs and is reachable.",
-        )
+def _of_store(store: Store, link: Link) -> Finding:
     if store.loading:
         return Finding(
             "store",
             "warn",
             "Redis is loading its data: feeds are served from memory alone until it has. Nothing to do.",
+        )
+    if not link.in_step:
+        return Finding(
+            "store",
+            "warn",
+            "Redis does not answer in time: feeds are served from memory alone, and each process keeps to "
+            "its own part of the budget. See that it runs, is reachable and not overloaded.",
         )
     if store.refusal is not None:
         return Finding(

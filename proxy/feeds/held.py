@@ -12,12 +12,15 @@ from proxy.feeds.freshness import Freshness, Lifetime, Windows, freshness
 class Held:
     """`entry`, born at the steady instant `born_at`: its age is the time since then.
 
+    `names` are those by which it can be purged, `as_of` the last purge known when its flight began.
     `from_future` marks an answer whose age is unknown because the store's clock was set back since it came.
     """
 
     entry: Entry
     life: Lifetime
     born_at: float
+    names: frozenset[str] = frozenset()
+    as_of: int = 0
     from_future: bool = False
 
     def age_s(self, now: float) -> float:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import enum
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Literal
 
 from proxy.bluesky.appview import AppView
 from proxy.clock import Clock
 from proxy.errors import UpstreamError, UpstreamFailure, UpstreamUnavailable
-from proxy.feeds.fill import Caches, Failed, Filled, Filler, Outcome, Unshared, cursor_digest
+from proxy.feeds.fill import Alone, Caches, Failed, Filled, Filler, Outcome, Unshared, cursor_digest
 from proxy.feeds.flight import Flight, Flights
 from proxy.feeds.freshness import Freshness
 from proxy.feeds.held import Held
@@ -59,16 +60,24 @@ class FeedService:
     """Answers questions from the caches, and sees to it that the caches are filled."""
 
     def __init__(
-        self, filler: Filler, appview: AppView, caches: Caches, policy: FeedPolicy, clock: Clock
+        self,
+        filler: Filler,
+        appview: AppView,
+        caches: Caches,
+        policy: FeedPolicy,
+        clock: Clock,
+        *,
+        warming: Callable[[], bool],
     ) -> None:
         self._filler = filler
         self._appview = appview
         self._caches = caches
         self._policy = policy
         self._clock = clock
+        self._warming = warming  # whether level 2 may be about to answer
         max_age_s = policy.timeout_s + _WAIT_MARGIN_S
         self._loads: Flights[_Found] = Flights(clock, max_age_s=max_age_s, crashed=lambda _: _Found(None))
-        self._fills: Flights[Outcome] = Flights(clock, max_age_s=max_age_s, crashed=_crashed, after=_keep)
+        self._fills: Flights[Outcome] = Flights(clock, max_age_s=max_age_s, crashed=_crashed, after=_conclude)
         self._numbers = itertools.count()
         self._refreshes = 0
         self._given_up = False
@@ -77,7 +86,10 @@ class FeedService:
         """The answer to `key`. Raises nothing: trouble is told in the answer."""
         held = self._caches.memory.get(key.digest)
         if held is None or self._freshness(held) is Freshness.EXPIRED:
-            held = await self._load(key)
+            found = await self._find(key)
+            if isinstance(found, Answer):
+                return found
+            held = found
         state = Freshness.EXPIRED if held is None else self._freshness(held)
         if held is not None and state is Freshness.FRESH:
             return Answer(served=Served.HIT, held=held)
@@ -87,18 +99,16 @@ class FeedService:
             return await self._miss(key, held)
         if state is Freshness.OLD:
             return await self._refreshed(key, held)
-        served = Served.HIT if state is Freshness.EARLY else Served.STALE_WHILE_REVALIDATE
-        trouble = self._trouble(key)
-        if trouble is None:
-            self._refresh(key, held)
-            return Answer(served=served, held=held)
-        if state is Freshness.EARLY:
-            return Answer(served=served, held=held)
-        return _stale(held, trouble)
+        return self._stale_or_early(key, held, state)
 
     async def warm_up(self) -> None:
         """Get ready for the first question; nothing comes of it if level 2 is not there yet."""
         await self._filler.warm_up()
+
+    def sweep(self) -> None:
+        """Something was purged: forget what is dead, and answer newcomers with nothing that began before."""
+        self._filler.sweep()
+        self._fills.detach()
 
     def give_up(self) -> None:
         """Answer everyone who still waits with what there is: this process is about to end."""
@@ -113,6 +123,21 @@ class FeedService:
 
     def _freshness(self, held: Held) -> Freshness:
         return held.freshness(self._clock.steady(), self._policy.windows)
+
+    async def _find(self, key: FeedKey) -> Answer | Held | None:
+        """What level 2 has; if it has nothing, the answer of the upstream, which is asked in the same breath.
+
+        None if the upstream is not to be asked for this key as for others.
+        """
+        if key.digest in self._caches.unshared or self._caches.failing.current(key.digest) is not None:
+            return await self._load(key)
+        deadline = self._clock.steady() + self._policy.timeout_s
+        flight, started = self._join(key, None, self._rank(key))
+        outcome = await self._wait(flight, self._policy.timeout_s + _WAIT_MARGIN_S)
+        if isinstance(outcome, Filled) and outcome.status is None:
+            return outcome.held
+        answer = await self._told(key, outcome, started=started, fwd="uri-miss", fallback=None)
+        return await self._unless_loaded(key, answer, deadline) if answer.error is not None else answer
 
     async def _load(self, key: FeedKey) -> Held | None:
         """What level 2 has; many who ask at once cause one look-up."""
@@ -135,6 +160,17 @@ class FeedService:
         if closed_for_s > 0:
             return UpstreamUnavailable("the upstream is left alone", retry_after_s=closed_for_s)
         return None
+
+    def _stale_or_early(self, key: FeedKey, held: Held, state: Freshness) -> Answer:
+        """A copy that is served at once, while a refresh starts unless there is trouble."""
+        served = Served.HIT if state is Freshness.EARLY else Served.STALE_WHILE_REVALIDATE
+        trouble = self._trouble(key)
+        if trouble is None:
+            self._refresh(key, held)
+            return Answer(served=served, held=held)
+        if state is Freshness.EARLY:
+            return Answer(served=served, held=held)
+        return _stale(held, trouble)
 
     def _refresh(self, key: FeedKey, held: Held) -> None:
         """One refresh in the background. The place is taken before anything is awaited."""
@@ -177,7 +213,7 @@ class FeedService:
         """An error, unless a store that is still loading turns out to have a copy before `deadline`."""
 
         def worth_waiting() -> bool:
-            return self._caches.shared.warming and not self._given_up and self._clock.steady() < deadline
+            return self._warming() and not self._given_up and self._clock.steady() < deadline
 
         while worth_waiting():
             await asyncio.sleep(_LOADING_POLL_S)
@@ -200,22 +236,22 @@ class FeedService:
         fallback: Held | None,
     ) -> Answer:
         match outcome:
-            case Filled(held, None, _):
+            case Filled(held, None):
                 return Answer(served=Served.HIT, held=held)
-            case Filled(held, status, _):
+            case Filled(held, status, followed):
                 return Answer(
                     served=Served.FORWARDED,
                     held=held,
                     fwd=fwd,
                     fwd_status=status,
                     stored=True,
-                    collapsed=not started,
+                    collapsed=followed or not started,
                 )
             case Unshared(held, reason) if started:
                 return Answer(
                     served=Served.FORWARDED, held=held, fwd=fwd, fwd_status=held.entry.status, detail=reason
                 )
-            case Unshared():
+            case Unshared() | Alone():
                 # Meant for another: this one asks for itself.
                 state = Freshness.EXPIRED if fallback is None else self._freshness(fallback)
                 return await self._answer_alone(key, fallback, state)
@@ -230,7 +266,7 @@ class FeedService:
             return _failed(trouble) if copy is None else _stale(copy, trouble)
 
         async def fly() -> Outcome:
-            return await self._filler.fill(key, copy, self._rank(key))
+            return await self._filler.fill(key, copy, self._rank(key), alone=True)
 
         flight, _ = self._fills.join(f"{key.digest}#{next(self._numbers)}", fly)
         outcome = await self._wait(flight, self._policy.timeout_s + _WAIT_MARGIN_S)
@@ -258,9 +294,9 @@ class _Found:
     held: Held | None
 
 
-async def _keep(outcome: Outcome) -> None:
-    if isinstance(outcome, Filled) and outcome.keep is not None:
-        await outcome.keep()
+async def _conclude(outcome: Outcome) -> None:
+    if not isinstance(outcome, Alone) and outcome.conclude is not None:
+        await outcome.conclude()
 
 
 def _crashed(error: Exception) -> Outcome:

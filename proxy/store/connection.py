@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final
 
 import redis.asyncio as redis
@@ -32,6 +32,7 @@ CONNECT_TIMEOUT_S: Final = 2.0
 MAX_CONNECTIONS: Final = 32
 # An embedded store starts together with the processes that use it.
 START_UP_S: Final = 3.0
+NEWS_TIMEOUT_S: Final = 5.0
 
 # A store that does not answer is left alone for a second, so that nobody waits for it again and again.
 BREAKER: Final = BreakerPolicy(threshold=3, cooldown_s=1.0, probe_s=1.0)
@@ -47,8 +48,9 @@ class Store:
     whether the script ran.
     """
 
-    def __init__(self, client: redis.Redis, clock: Clock) -> None:
+    def __init__(self, client: redis.Redis, listening: redis.ConnectionPool, clock: Clock) -> None:
         self._client = client
+        self._listening = listening
         self._clock = clock
         self._breaker = Breaker()
         self._turns = asyncio.Semaphore(MAX_CONNECTIONS)
@@ -108,9 +110,26 @@ class Store:
         self._refusals.pop(script.name, None)
         return answer
 
+    async def listen(self, channel: str) -> AsyncIterator[bytes | None]:
+        """What is published on `channel`, on a connection of its own; None whenever nothing is for a while.
+
+        The first None comes when the subscription stands. Raises StoreUnavailable.
+        """
+        client = redis.Redis(connection_pool=self._listening)
+        try:
+            async with client.pubsub() as listener:
+                await listener.subscribe(channel)
+                while True:
+                    heed_cancellation()
+                    message = await listener.get_message(timeout=NEWS_TIMEOUT_S)
+                    yield message["data"] if message is not None and message["type"] == "message" else None
+        except (*AWAY, RedisError) as error:
+            raise StoreUnavailable(f"{type(error).__name__} in a subscription") from error
+
     async def aclose(self) -> None:
         """Close every connection."""
         await self._client.aclose()
+        await self._listening.disconnect()
 
     def _admitted(self) -> Ticket:
         self._breaker, ticket = self._breaker.admit(self._clock.steady(), BREAKER)
@@ -133,9 +152,23 @@ class Store:
             return await self._client.eval(script.text, len(keys), *keys, *args)
 
 
+def heed_cancellation() -> None:
+    """Raise the CancelledError that asyncio.wait_for, by which redis-py sends, swallows now and then.
+
+    It does so up to Python 3.11 when what it waits for ends in that very moment (CPython issue 86296).
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
+
+
 def connect(url: SecretStr, clock: Clock) -> Store:
     """A store at `url`; nothing is sent before the first script."""
-    return Store(redis.Redis.from_pool(pool_of(url, timeout_s=TIMEOUT_S)), clock)
+    return Store(
+        redis.Redis.from_pool(pool_of(url, timeout_s=TIMEOUT_S)),
+        pool_of(url, timeout_s=NEWS_TIMEOUT_S + TIMEOUT_S),
+        clock,
+    )
 
 
 def pool_of(url: SecretStr, *, timeout_s: float) -> redis.ConnectionPool:

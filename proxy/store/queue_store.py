@@ -17,7 +17,7 @@ from redis.exceptions import AuthenticationError, NoScriptError, RedisError, Res
 from proxy.clock import Clock
 from proxy.errors import StoreError, StoreRefused, StoreUnavailable
 from proxy.resilience.breaker import Admission, Breaker, Phase, Ticket
-from proxy.store.connection import AWAY, BREAKER, pool_of
+from proxy.store.connection import AWAY, BREAKER, heed_cancellation, pool_of
 from proxy.store.scripts import Script
 from proxy.telemetry import get_logger
 
@@ -92,7 +92,7 @@ class QueueStore:
         try:
             connection = await self._waiting.get_connection()  # type: ignore[no-untyped-call]
             await connection.send_command("XREADGROUP", "GROUP", group, consumer, *options)
-            _heed_cancellation()
+            heed_cancellation()
             answer = await connection.read_response()
         except AWAY as error:
             raise StoreUnavailable(f"{type(error).__name__} in a blocking read") from error
@@ -119,7 +119,7 @@ class QueueStore:
             async with client.pubsub() as listener:
                 await listener.subscribe(channel)
                 while True:
-                    _heed_cancellation()
+                    heed_cancellation()
                     message = await listener.get_message(timeout=_NEWS_TIMEOUT_S)
                     yield message["data"] if message is not None and message["type"] == "message" else None
         except (*AWAY, RedisError) as error:
@@ -205,16 +205,6 @@ class QueueStore:
             raise
         finally:
             await self._pool.release(connection)
-
-
-def _heed_cancellation() -> None:
-    """Raise the CancelledError that asyncio.wait_for, by which redis-py sends, swallows now and then.
-
-    It does so up to Python 3.11 when what it waits for ends in that very moment (CPython issue 86296).
-    """
-    task = asyncio.current_task()
-    if task is not None and task.cancelling():
-        raise asyncio.CancelledError
 
 
 def _settle(call: _Call, answer: Any) -> None:

@@ -68,9 +68,13 @@ async def running_proxy(
     store: StoreOfTest,
     *,
     clock: FakeClock | SystemClock | None = None,
+    patience_s: float = 5.0,
     **settings: object,
 ) -> AsyncIterator[Proxy]:
-    """A proxy with a generous budget, unless `settings` (names without prefix) say otherwise."""
+    """A proxy with a generous budget, unless `settings` (names without prefix) say otherwise.
+
+    It has patience with a store that is slow because the machine is.
+    """
     clock = clock or SystemClock()
     given = {
         "UPSTREAM": upstream_url,
@@ -84,7 +88,7 @@ async def running_proxy(
         **settings,
     }
     loaded = load_settings({f"FEEDPROXY_{name}": str(value) for name, value in given.items()})
-    async with web_app(loaded, clock, Process()) as web:
+    async with web_app(loaded, clock, Process(), patience_s=patience_s) as web:
         transport = httpx.ASGITransport(web.app, raise_app_exceptions=True)
         async with httpx.AsyncClient(transport=transport, base_url="http://proxy.test") as client:
             yield Proxy(client, clock, store, web, loaded)

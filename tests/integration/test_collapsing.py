@@ -56,7 +56,7 @@ async def test_a_failing_key_is_asked_again_after_its_time(start, upstream, cloc
         for _ in range(6):
             asked, waited = upstream.count, 0
             while upstream.count == asked:
-                clock.advance(1)
+                await proxy.pass_time(1)
                 waited += 1
                 assert (await proxy.get(feed())).status_code == 502
             waits.append(waited)
