@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 import random
 import socket
@@ -40,6 +41,7 @@ from proxy.feeds.shared import SharedCache, prefix_of
 from proxy.feeds.wording import wording
 from proxy.ops.health import Finding
 from proxy.resilience.breaker import BreakerPolicy, Phase
+from proxy.resilience.fleet_gate import FleetGate
 from proxy.resilience.gate import GatePolicy, LocalGate
 from proxy.resilience.limiter import Rate
 from proxy.resilience.pace import LocalPace, SharedPace
@@ -82,7 +84,7 @@ class Reading:
     route: Mount
     store: Store
     link: Link
-    gate: LocalGate
+    gate: FleetGate
     caches: Caches
 
     def findings(self) -> Iterator[Finding]:
@@ -117,14 +119,23 @@ async def reading(
         client = await stack.enter_async_context(
             _client(settings, clock, settings.upstream_concurrency, base_url=settings.upstream)
         )
-        gate = LocalGate(_gate_policy(settings), clock)
+        gate = FleetGate(
+            link,
+            news,
+            _gate_policy(settings),
+            LocalGate(_gate_policy(settings, settings.degraded_share), clock),
+            clock,
+            prefix=f"{prefix}{{fleet}}:",
+        )
         appview = AppView(client, gate, clock, _retry_policy(settings), draw=draw)
         caches = _caches(settings, clock, _shared(settings, clock, link, prefix=prefix, channel=news.channel))
         leases = Leases(caches.shared, news, clock, draw=draw)
         filler = Filler(appview, caches, leases, purges, policy, clock, draw=draw)
         service = FeedService(filler, appview, caches, policy, clock, warming=lambda: store.warming)
         purges.swept = service.sweep
-        await stack.enter_async_context(_running(news.listen(), link.keep_in_step(leases.beat, purges.beat)))
+        await stack.enter_async_context(
+            _running(news.listen(), link.keep_in_step(leases.beat, gate.beat, purges.beat))
+        )
         stack.push_async_callback(service.close, _LANDING_S)
         yield Reading(
             service=service,
@@ -253,16 +264,15 @@ def _client(
     )
 
 
-def _gate_policy(settings: Settings) -> GatePolicy:
+def _gate_policy(settings: Settings, share: float = 1.0) -> GatePolicy:
+    """The limits of the fleet, or those of one process that keeps to its `share` of them."""
     return GatePolicy(
-        # The budget is the host's; each of its web processes has a part of it.
         rate=Rate(
-            per_s=settings.upstream_rps / settings.workers,
-            burst=max(1, settings.upstream_burst // settings.workers),
+            per_s=settings.upstream_rps * share, burst=max(1, math.floor(settings.upstream_burst * share))
         ),
         # Of less than two, one slow answer would hold up everything else.
         concurrency=max(
-            min(2, settings.upstream_concurrency), settings.upstream_concurrency // settings.workers
+            min(2, settings.upstream_concurrency), math.floor(settings.upstream_concurrency * share)
         ),
         breaker=BreakerPolicy(
             threshold=settings.breaker_threshold,
@@ -359,7 +369,7 @@ def _of_store(store: Store, link: Link) -> Finding:
     return Finding("store", "pass")
 
 
-def _of_upstream(gate: LocalGate) -> Finding:
+def _of_upstream(gate: FleetGate) -> Finding:
     if gate.phase is Phase.CLOSED:
         return Finding("upstream", "pass")
     return Finding(

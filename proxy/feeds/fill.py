@@ -27,7 +27,7 @@ from proxy.feeds.purge import Purges
 from proxy.feeds.recent import RecentSet
 from proxy.feeds.shared import Lead, LeftAlone, Loaded, SharedCache, Unshareable, Write
 from proxy.feeds.storability import conditional, merged, refusal
-from proxy.resilience.limiter import Rank
+from proxy.resilience.limiter import Asker
 from proxy.syntax import is_did
 from proxy.telemetry import get_logger
 
@@ -131,14 +131,14 @@ class Filler:
         loaded = await self._caches.shared.load(key)
         return None if loaded is None or self._is_dead(key, loaded) else self._hold_loaded(key, loaded)
 
-    async def fill(self, key: FeedKey, held: Held | None, rank: Rank, *, alone: bool = False) -> Outcome:
+    async def fill(self, key: FeedKey, held: Held | None, asker: Asker, *, alone: bool = False) -> Outcome:
         """Find the answer to `key`, or ask the upstream for it unless another process does.
 
         `held` is the copy we have. `alone` is for answers that must not be shared: ours is asked for anyway.
         """
         deadline = self._clock.steady() + self._policy.timeout_s
         try:
-            found, followed = (Lead(""), False) if alone else await self._seek(key, held, rank, deadline)
+            found, followed = (Lead(""), False) if alone else await self._seek(key, held, asker, deadline)
         except UpstreamError as error:
             return Failed(error.bare())
         match found:
@@ -154,9 +154,11 @@ class Filler:
                 self._caches.unshared.add(key.digest)
                 return Alone()
             case Lead():
-                return await self._lead(key, held, rank, deadline, _Flight(found, self._purges.known))
+                return await self._lead(key, held, asker, deadline, _Flight(found, self._purges.known))
 
-    async def _seek(self, key: FeedKey, held: Held | None, rank: Rank, deadline: float) -> tuple[Found, bool]:
+    async def _seek(
+        self, key: FeedKey, held: Held | None, asker: Asker, deadline: float
+    ) -> tuple[Found, bool]:
         """As Leases.seek, for an answer that is better than `held`."""
         known_stamp = held.entry.stamp if held is not None else ""
         try:
@@ -168,7 +170,7 @@ class Filler:
                 self._purges.names_of(key, held.entry.dids if held is not None else {})
             )
             found, followed = await self._leases.seek(
-                key, known_stamp=known_stamp, floor=floor, rank=rank, deadline=deadline
+                key, known_stamp=known_stamp, floor=floor, rank=asker.rank, deadline=deadline
             )
             if not isinstance(found, Loaded) or self._is_better(key, found, held):
                 return found, followed
@@ -188,10 +190,10 @@ class Filler:
         return self._purges.floor(self._purges.names_of(key, loaded.entry.dids)) > loaded.as_of
 
     async def _lead(
-        self, key: FeedKey, held: Held | None, rank: Rank, deadline: float, flight: _Flight
+        self, key: FeedKey, held: Held | None, asker: Asker, deadline: float, flight: _Flight
     ) -> Outcome:
         try:
-            reply, under_did = await self._ask(key, held, rank, deadline)
+            reply, under_did = await self._ask(key, held, asker, deadline)
             outcome = await self._settle(key, held, reply, flight, under_did=under_did)
         except UpstreamError as error:
             outcome = Failed(error.bare(), self._failing(key, error.bare(), flight))
@@ -201,11 +203,13 @@ class Filler:
         self._remember(key, outcome)
         return outcome
 
-    async def _ask(self, key: FeedKey, held: Held | None, rank: Rank, deadline: float) -> tuple[Reply, bool]:
+    async def _ask(
+        self, key: FeedKey, held: Held | None, asker: Asker, deadline: float
+    ) -> tuple[Reply, bool]:
         """The reply, and whether it speaks of DIDs rather than of handles that may have changed hands."""
         stored = held.entry if held is not None and not held.entry.negative else None
         headers = conditional(_headers(key), stored.upstream_etag if stored else None)
-        reply = await self._appview.ask(key.target, headers, rank, deadline)
+        reply = await self._appview.ask(key.target, headers, asker, deadline)
         handles = {account for account in key.accounts() if not is_did(account)}
         dids = held.entry.dids if held is not None else {}
         if reply.message != _NO_PROFILE or not handles:
@@ -213,7 +217,7 @@ class Filler:
         if not handles & dids.keys():
             return reply, False
         _log.info("handle_gone", key=key.target[:200])
-        reply = await self._appview.ask(key.with_dids(dids).target, headers, rank, deadline)
+        reply = await self._appview.ask(key.with_dids(dids).target, headers, asker, deadline)
         return reply, handles <= dids.keys()
 
     async def _settle(

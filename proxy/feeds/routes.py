@@ -55,7 +55,7 @@ class FeedRoutes:
         except Rejected as error:
             await self._reject(scope, send, request, error, nsid)
             return
-        answer = await self._service.answer(key)
+        answer = await self._service.answer(key, (scope.get("client") or ("",))[0])
         if answer.held is None:
             await self._fail(scope, send, request, key, answer)
         else:

@@ -18,7 +18,7 @@ from proxy.feeds.freshness import Freshness
 from proxy.feeds.held import Held
 from proxy.feeds.key import FeedKey
 from proxy.feeds.policy import FeedPolicy
-from proxy.resilience.limiter import Rank
+from proxy.resilience.limiter import Asker, Rank
 
 # How long a client waits for a refresh of a copy that is older than STALE_WHILE_REVALIDATE.
 OLD_PATIENCE_S: Final = 2.0
@@ -82,11 +82,11 @@ class FeedService:
         self._refreshes = 0
         self._given_up = False
 
-    async def answer(self, key: FeedKey) -> Answer:
-        """The answer to `key`. Raises nothing: trouble is told in the answer."""
+    async def answer(self, key: FeedKey, client: str = "") -> Answer:
+        """The answer to `key`, for `client`. Raises nothing: trouble is told in the answer."""
         held = self._caches.memory.get(key.digest)
         if held is None or self._freshness(held) is Freshness.EXPIRED:
-            found = await self._find(key)
+            found = await self._find(key, client)
             if isinstance(found, Answer):
                 return found
             held = found
@@ -94,11 +94,11 @@ class FeedService:
         if held is not None and state is Freshness.FRESH:
             return Answer(served=Served.HIT, held=held)
         if key.digest in self._caches.unshared:
-            return await self._answer_alone(key, held, state)
+            return await self._answer_alone(key, held, state, client)
         if held is None or state is Freshness.EXPIRED:
-            return await self._miss(key, held)
+            return await self._miss(key, held, client)
         if state is Freshness.OLD:
-            return await self._refreshed(key, held)
+            return await self._refreshed(key, held, client)
         return self._stale_or_early(key, held, state)
 
     async def warm_up(self) -> None:
@@ -124,7 +124,7 @@ class FeedService:
     def _freshness(self, held: Held) -> Freshness:
         return held.freshness(self._clock.steady(), self._policy.windows)
 
-    async def _find(self, key: FeedKey) -> Answer | Held | None:
+    async def _find(self, key: FeedKey, client: str) -> Answer | Held | None:
         """What level 2 has; if it has nothing, the answer of the upstream, which is asked in the same breath.
 
         None if the upstream is not to be asked for this key as for others.
@@ -132,11 +132,11 @@ class FeedService:
         if key.digest in self._caches.unshared or self._caches.failing.current(key.digest) is not None:
             return await self._load(key)
         deadline = self._clock.steady() + self._policy.timeout_s
-        flight, started = self._join(key, None, self._rank(key))
+        flight, started = self._join(key, None, self._asker(key, client))
         outcome = await self._wait(flight, self._policy.timeout_s + _WAIT_MARGIN_S)
         if isinstance(outcome, Filled) and outcome.status is None:
             return outcome.held
-        answer = await self._told(key, outcome, started=started, fwd="uri-miss", fallback=None)
+        answer = await self._told(key, outcome, client, started=started, fwd="uri-miss", fallback=None)
         return await self._unless_loaded(key, answer, deadline) if answer.error is not None else answer
 
     async def _load(self, key: FeedKey) -> Held | None:
@@ -176,7 +176,7 @@ class FeedService:
         """One refresh in the background. The place is taken before anything is awaited."""
         if self._refreshes >= MAX_REFRESHES:
             return
-        flight, started = self._join(key, held, Rank.REFRESH)
+        flight, started = self._join(key, held, Asker(Rank.REFRESH))
         if started and flight.task is not None:
             self._refreshes += 1
             flight.task.add_done_callback(self._refresh_done)
@@ -184,18 +184,18 @@ class FeedService:
     def _refresh_done(self, _task: object) -> None:
         self._refreshes -= 1
 
-    async def _refreshed(self, key: FeedKey, held: Held) -> Answer:
+    async def _refreshed(self, key: FeedKey, held: Held, client: str) -> Answer:
         """A copy that is old: a refresh if it comes soon, else the copy."""
         trouble = self._trouble(key)
         if trouble is not None:
             return _stale(held, trouble)
-        flight, started = self._join(key, held, Rank.REFRESH)
+        flight, started = self._join(key, held, Asker(Rank.REFRESH))
         outcome = await self._wait(flight, OLD_PATIENCE_S)
         if isinstance(outcome, Failed):
             return _stale(held, outcome.error)
-        return await self._told(key, outcome, started=started, fwd="stale", fallback=held)
+        return await self._told(key, outcome, client, started=started, fwd="stale", fallback=held)
 
-    async def _miss(self, key: FeedKey, held: Held | None) -> Answer:
+    async def _miss(self, key: FeedKey, held: Held | None, client: str) -> Answer:
         """Nothing to serve: the upstream decides. `held` is a negative answer that has expired, if any."""
         deadline = self._clock.steady() + self._policy.timeout_s
         failing = self._caches.failing.current(key.digest)
@@ -204,9 +204,9 @@ class FeedService:
             failed = _failed(failing.error, retry_after_s=left_s, detail="failing")
             return await self._unless_loaded(key, failed, deadline)
         gone = held if held is not None and held.entry.negative else None
-        flight, started = self._join(key, gone, self._rank(key))
+        flight, started = self._join(key, gone, self._asker(key, client))
         outcome = await self._wait(flight, self._policy.timeout_s + _WAIT_MARGIN_S)
-        answer = await self._told(key, outcome, started=started, fwd="uri-miss", fallback=None)
+        answer = await self._told(key, outcome, client, started=started, fwd="uri-miss", fallback=None)
         return await self._unless_loaded(key, answer, deadline) if answer.error is not None else answer
 
     async def _unless_loaded(self, key: FeedKey, failed: Answer, deadline: float) -> Answer:
@@ -230,6 +230,7 @@ class FeedService:
         self,
         key: FeedKey,
         outcome: Outcome,
+        client: str,
         *,
         started: bool,
         fwd: Literal["uri-miss", "stale"],
@@ -254,11 +255,11 @@ class FeedService:
             case Unshared() | Alone():
                 # Meant for another: this one asks for itself.
                 state = Freshness.EXPIRED if fallback is None else self._freshness(fallback)
-                return await self._answer_alone(key, fallback, state)
+                return await self._answer_alone(key, fallback, state, client)
             case Failed(error):
                 return _failed(error, collapsed=not started) if fallback is None else _stale(fallback, error)
 
-    async def _answer_alone(self, key: FeedKey, held: Held | None, state: Freshness) -> Answer:
+    async def _answer_alone(self, key: FeedKey, held: Held | None, state: Freshness, client: str) -> Answer:
         """A question whose answers must not be shared: each asker has a flight of its own."""
         copy = held if state is not Freshness.EXPIRED else None
         trouble = self._trouble(key)
@@ -266,15 +267,15 @@ class FeedService:
             return _failed(trouble) if copy is None else _stale(copy, trouble)
 
         async def fly() -> Outcome:
-            return await self._filler.fill(key, copy, self._rank(key), alone=True)
+            return await self._filler.fill(key, copy, self._asker(key, client), alone=True)
 
         flight, _ = self._fills.join(f"{key.digest}#{next(self._numbers)}", fly)
         outcome = await self._wait(flight, self._policy.timeout_s + _WAIT_MARGIN_S)
         fwd: Literal["uri-miss", "stale"] = "uri-miss" if copy is None else "stale"
-        return await self._told(key, outcome, started=True, fwd=fwd, fallback=copy)
+        return await self._told(key, outcome, client, started=True, fwd=fwd, fallback=copy)
 
-    def _join(self, key: FeedKey, held: Held | None, rank: Rank) -> tuple[Flight[Outcome], bool]:
-        return self._fills.join(key.digest, lambda: self._filler.fill(key, held, rank))
+    def _join(self, key: FeedKey, held: Held | None, asker: Asker) -> tuple[Flight[Outcome], bool]:
+        return self._fills.join(key.digest, lambda: self._filler.fill(key, held, asker))
 
     async def _wait(self, flight: Flight[Outcome], timeout_s: float) -> Outcome:
         try:
@@ -282,11 +283,11 @@ class FeedService:
         except UpstreamError as error:
             return Failed(error.bare())
 
-    def _rank(self, key: FeedKey) -> Rank:
+    def _asker(self, key: FeedKey, client: str) -> Asker:
         cursor = key.cursor
         if cursor is None or cursor_digest(cursor) in self._caches.cursors:
-            return Rank.MISS
-        return Rank.DOUBTFUL
+            return Asker(Rank.MISS, client)
+        return Asker(Rank.DOUBTFUL, client)
 
 
 @dataclass(frozen=True, slots=True)

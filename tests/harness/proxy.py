@@ -42,10 +42,11 @@ class Proxy:
         self.settings = settings
 
     async def landed(self) -> None:
-        """Wait until nothing is under way: no flight, no write to level 2."""
+        """Wait until nothing is under way: no flight, no write to the store."""
+        kinds = ("flight ", "gate ", "store ")
         async with asyncio.timeout(20):
-            while flights := [t for t in asyncio.all_tasks() if t.get_name().startswith("flight ")]:
-                await asyncio.wait(flights)
+            while tasks := [task for task in asyncio.all_tasks() if task.get_name().startswith(kinds)]:
+                await asyncio.wait(tasks)
 
     async def pass_time(self, seconds: float) -> None:
         """Let time pass everywhere: for the proxy and for the store."""
