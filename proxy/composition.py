@@ -15,6 +15,7 @@ from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, Final
 
 import httpx
+from pydantic import SecretStr
 from starlette.routing import BaseRoute, Mount
 
 from proxy.bluesky.appview import AppView, RetryPolicy
@@ -26,6 +27,7 @@ from proxy.bluesky.transport import DeadlineTransport
 from proxy.bluesky.wire import Wire
 from proxy.clock import Clock
 from proxy.errors import UsageError
+from proxy.feeds.admin import AdminRoutes
 from proxy.feeds.failing import FIRST_S, FailingKeys
 from proxy.feeds.fill import Caches, Filler
 from proxy.feeds.headers import Manner
@@ -81,10 +83,11 @@ class Reading:
 
     service: FeedService
     rules: Rules
-    route: Mount
+    routes: list[BaseRoute]
     store: Store
     link: Link
     gate: FleetGate
+    purges: Purges
     caches: Caches
 
     def findings(self) -> Iterator[Finding]:
@@ -140,10 +143,14 @@ async def reading(
         yield Reading(
             service=service,
             rules=rules,
-            route=Mount("/xrpc", FeedRoutes(service, _manner(settings), clock)),
+            routes=[
+                Mount("/xrpc", FeedRoutes(service, _manner(settings), clock)),
+                *AdminRoutes(purges, service, clock, token=_plain(settings.admin_token)).routes(),
+            ],
             store=store,
             link=link,
             gate=gate,
+            purges=purges,
             caches=caches,
         )
 
@@ -280,6 +287,10 @@ def _gate_policy(settings: Settings, share: float = 1.0) -> GatePolicy:
             probe_s=settings.upstream_timeout,
         ),
     )
+
+
+def _plain(secret: SecretStr | None) -> str | None:
+    return None if secret is None else secret.get_secret_value()
 
 
 def _retry_policy(settings: Settings) -> RetryPolicy:

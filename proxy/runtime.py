@@ -103,7 +103,7 @@ async def web_app(
         app = Starlette(
             routes=[
                 *health.routes(),
-                feeds.route,
+                *feeds.routes,
                 *posts.routes(settings, clock, process.stopping),
             ],
             exception_handlers={404: _not_found, 405: _not_found},

@@ -16,6 +16,7 @@ from proxy.feeds.key import FeedKey
 from proxy.store.link import Link, Run
 from proxy.store.news import News
 from proxy.store.scripts import script
+from proxy.syntax import is_did
 
 _PURGE: Final = script("purge")
 _LOG: Final = script("purges")
@@ -82,7 +83,7 @@ class Purges:
     def names_of(self, key: FeedKey, dids: Mapping[str, str]) -> frozenset[str]:
         """The names under which an answer to `key` that speaks of `dids` can be purged."""
         accounts = {*key.accounts(), *dids, *dids.values()}
-        return frozenset({target_name(key), *self._with_aliases(accounts)})
+        return frozenset({*self._targets(key, dids), *self._with_aliases(accounts)})
 
     async def catch_up(self) -> None:
         """Know every purge there was before this call. Raises StoreError."""
@@ -109,7 +110,7 @@ class Purges:
 
     async def purge_key(self, key: FeedKey) -> int:
         """Declare dead the answers to a question, with any labelers. As purge_actor."""
-        return await self._purge([target_name(key)])
+        return await self._purge(self._targets(key, {}))
 
     async def purge_all(self) -> int:
         """Declare everything dead. As purge_actor."""
@@ -124,6 +125,18 @@ class Purges:
         number = int(await self._link.run(_PURGE, [self._key], args))
         self._apply(number, names)
         return number
+
+    def is_known(self, account: str) -> bool:
+        """Whether it is known which handle and which DID are this account."""
+        return account in self._aliases
+
+    def _targets(self, key: FeedKey, dids: Mapping[str, str]) -> set[str]:
+        """A question has a name for each way to write its accounts."""
+        return {_target_name(key), _target_name(key.with_dids({**self._aliases_of(key), **dids}))}
+
+    def _aliases_of(self, key: FeedKey) -> dict[str, str]:
+        known = {account: self._aliases.get(account, account) for account in key.accounts()}
+        return {handle: did for handle, did in known.items() if is_did(did)}
 
     def _with_aliases(self, accounts: Iterable[str]) -> set[str]:
         found = set(accounts)
@@ -145,6 +158,6 @@ class Purges:
         self.swept()
 
 
-def target_name(key: FeedKey) -> str:
+def _target_name(key: FeedKey) -> str:
     """The name by which the answers to a question are purged, whatever labelers were asked for."""
     return "=" + hashlib.blake2b(key.target.encode(), digest_size=16).hexdigest()
