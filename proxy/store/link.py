@@ -16,7 +16,7 @@ from proxy.store.scripts import Script
 from proxy.telemetry import get_logger
 
 # For how long the store may answer nobody while somebody waits.
-PATIENCE_S: Final = 0.08
+PATIENCE_S: Final = 0.06
 # It is counted in turns of the event loop: a stall of our own takes up few, and is not blamed on the store.
 _TURNS: Final = 16
 # So many are asked at a time; those who wait for their turn are told at once when the store is away.

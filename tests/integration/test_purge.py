@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 
 import pytest
+import redis
 
 from harness.fleet import everywhere, fleet
 from harness.proxy import FEED, feed, running_proxy
@@ -111,6 +113,7 @@ async def test_a_purge_while_the_answer_is_under_way(upstream, store):
             for _ in range(draw.randint(0, 12)):
                 await asyncio.sleep(draw.choice([0, 0, 0.002]))
             upstream.version += 1
+            upstream.delay_s = 0.0  # what comes after the purge may overtake what was before
             document = draw.choice([{"actor": f"a{number}.test"}, {"key": target}, {"all": True}])
             await purged(proxies, document, by=draw.randrange(3))
             late = await everywhere(proxies, 1, target)
@@ -118,6 +121,18 @@ async def test_a_purge_while_the_answer_is_under_way(upstream, store):
             await proxies[0].landed()
             late += await everywhere(proxies, 1, target)
             assert {answer.json()["version"] for answer in late} == {before + 1}
+
+
+async def test_a_purge_is_told_at_once(upstream, store):
+    with contextlib.closing(redis.Redis.from_url(store.url)) as raw, raw.pubsub() as listener:
+        listener.psubscribe(f"{store.namespace}:*news")
+        assert listener.get_message(timeout=10)["type"] == "psubscribe"
+        async with fleet(1, upstream.url, store, ADMIN_TOKEN=TOKEN) as [proxy]:
+            number = (await purge(proxy, {"actor": "bob.test"})).json()["number"]
+        while (told := listener.get_message(timeout=10)) is not None and b"purge" not in told["data"]:
+            pass
+    assert told is not None
+    assert told["data"] == f"1 purge 0 {number} bob.test".encode()
 
 
 async def test_a_purge_that_was_not_heard_is_learned(upstream, store):
