@@ -59,7 +59,10 @@ def serve(
     settings = load_settings(os.environ, host=host, port=port, workers=workers)
 
     from proxy import supervisor, telemetry
+    from proxy.syndication.accounts import load_accounts
 
+    # What is wrong with a secret stops the start, not each process that is started, again and again.
+    load_accounts(settings.tenants, os.environ)
     telemetry.configure_logging(settings, role="supervisor")
     supervisor.serve(settings, os.environ)
 
@@ -67,6 +70,8 @@ def serve(
 @app.command()
 def worker() -> None:
     """Work off the queue of posts in the store of FEEDPROXY_REDIS_URL; `serve` has a worker of its own."""
+    # It waits until the worker can heed it; until then it would be its end.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     from proxy.errors import OperationalError
     from proxy.settings import load_settings
 

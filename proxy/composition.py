@@ -25,18 +25,21 @@ from proxy.bluesky.pins import Pins
 from proxy.bluesky.sessions import Sessions
 from proxy.bluesky.transport import DeadlineTransport
 from proxy.bluesky.wire import Wire
+from proxy.clients import Trust
 from proxy.clock import Clock
-from proxy.errors import UsageError
+from proxy.errors import PdsError, UsageError
 from proxy.feeds.admin import AdminRoutes
 from proxy.feeds.failing import FIRST_S, FailingKeys
 from proxy.feeds.fill import Caches, Filler
 from proxy.feeds.headers import Manner
 from proxy.feeds.held import Held
+from proxy.feeds.hits import Hits
 from proxy.feeds.leases import Leases
 from proxy.feeds.memory import MemoryCache
 from proxy.feeds.policy import Rules, policy_of
 from proxy.feeds.purge import Purges
 from proxy.feeds.recent import RecentSet
+from proxy.feeds.reply import Replies
 from proxy.feeds.routes import FeedRoutes
 from proxy.feeds.service import FeedService
 from proxy.feeds.shared import SharedCache, prefix_of
@@ -48,16 +51,18 @@ from proxy.resilience.gate import GatePolicy, LocalGate
 from proxy.resilience.limiter import Rate
 from proxy.resilience.pace import LocalPace, SharedPace
 from proxy.settings import Settings
-from proxy.store.connection import Store, connect, pool_of
+from proxy.store.connection import Store, connect
 from proxy.store.link import PATIENCE_S, Link
 from proxy.store.news import News
 from proxy.store.persistence import persistence_of
-from proxy.store.queue_store import TIMEOUT_S, connect_queue
+from proxy.store.queue_store import TIMEOUT_S, QueueStore
+from proxy.store.servers import servers_of
 from proxy.syndication.accounts import AccountBook, TokenCheck
 from proxy.syndication.direct import DirectPublisher
 from proxy.syndication.durability import Durability
 from proxy.syndication.gates import GateKeeper
 from proxy.syndication.intake import Intake, IntakePolicy
+from proxy.syndication.preparing import Preparer
 from proxy.syndication.publisher import Publisher
 from proxy.syndication.queue import JobQueue, QueuePolicy
 from proxy.syndication.routes import SyndicationRoutes
@@ -70,6 +75,8 @@ from proxy.version import VERSION
 # What is under way to PDSs at a time, beside a request for each delivery: logins, look-ups.
 _SPARE_CONNECTIONS: Final = 8
 _LANDING_S: Final = 0.5
+# A person waits for the answer.
+_FORGIVE_S: Final = 3.0
 _MAX_CURSORS: Final = 100_000
 _DAY_S: Final = 86_400.0
 _FLIGHT_MEMORY_S: Final = 60.0
@@ -82,6 +89,7 @@ class Reading:
     """The read path of a process. `rules` are what SIGHUP may replace."""
 
     service: FeedService
+    hits: Hits
     rules: Rules
     routes: list[BaseRoute]
     store: Store
@@ -140,11 +148,15 @@ async def reading(
             _running(news.listen(), link.keep_in_step(leases.beat, gate.beat, purges.beat))
         )
         stack.push_async_callback(service.close, _LANDING_S)
+        manner = _manner(settings)
+        replies = Replies(manner, clock)
+        hits = Hits(service, caches.memory, replies, clock)
         yield Reading(
             service=service,
+            hits=hits,
             rules=rules,
             routes=[
-                Mount("/xrpc", FeedRoutes(service, _manner(settings), clock)),
+                Mount("/xrpc", FeedRoutes(service, replies, hits, manner)),
                 *AdminRoutes(purges, service, clock, token=_plain(settings.admin_token)).routes(),
             ],
             store=store,
@@ -176,13 +188,18 @@ class Syndication:
             IntakePolicy(max_post_age_s=settings.max_post_age_days * _DAY_S, base=settings.public_url or ""),
             durability=Durability(self.store_config, clock),
             known_did=self._known_did,
+            forgive=lambda account: self._forgive(account, clock.steady() + _FORGIVE_S),
             publish_now=DirectPublisher(
                 self.publisher, self.sessions, lambda: self.book.current, clock, closed=desk.closed
             ),
         )
         waiters = Waiters(intake, draining, WaitPolicy())
         edge = SyndicationRoutes(
-            intake, TokenCheck(self.book, clock), waiters, public_url=settings.public_url
+            intake,
+            TokenCheck(self.book, clock),
+            waiters,
+            trust=Trust(settings.trusted_proxies),
+            public_url=settings.public_url,
         )
         return edge.routes()
 
@@ -202,21 +219,25 @@ class Syndication:
     async def _known_did(self, account: Account) -> str:
         return await self.pins.known(account.identifier)
 
+    async def _forgive(self, account: Account, deadline: float) -> None:
+        # Of an account that nobody can find no login was refused.
+        with contextlib.suppress(PdsError):
+            await self.sessions.forgive(account, deadline)
+
 
 @contextlib.asynccontextmanager
 async def syndicating(
     settings: Settings, clock: Clock, environ: Mapping[str, str]
 ) -> AsyncIterator[Syndication]:
-    """Everything that posts need. Nothing is sent before the first post."""
+    """Everything that posts need. Until the first post nothing is sent but questions of who accounts are."""
     if settings.redis_url is None:
         raise UsageError("FEEDPROXY_REDIS_URL is not set, and there is no embedded store in this process")
     book = AccountBook(settings.tenants, environ)
     prefix = f"{settings.namespace}:{{q}}:"
     async with contextlib.AsyncExitStack() as stack:
-        store = connect_queue(settings.redis_url, clock)
+        servers = servers_of(settings.redis_url, clock, timeout_s=TIMEOUT_S)
+        store = QueueStore(servers, clock)
         stack.push_async_callback(store.aclose)
-        config_pool = pool_of(settings.redis_url, timeout_s=TIMEOUT_S)
-        stack.push_async_callback(config_pool.disconnect)
         connections = settings.worker_concurrency + _SPARE_CONNECTIONS
         client = await stack.enter_async_context(_client(settings, clock, connections))
         wire = Wire(client, clock)
@@ -228,13 +249,15 @@ async def syndicating(
         sessions = Sessions(store, pds, identities, pins, clock, prefix=prefix)
         queue = JobQueue(store, clock, _queue_policy(settings), namespace=settings.namespace)
         stack.push_async_callback(queue.aclose)
+        draw = random.Random().random  # noqa: S311  (jitter, not secrets)
+        await stack.enter_async_context(Preparer(book, pins, sessions, clock, draw=draw).working())
         yield Syndication(
             queue=queue,
             book=book,
             pins=pins,
             sessions=sessions,
-            publisher=Publisher(sessions, pds, lambda: book.current, clock),
-            store_config=persistence_of(config_pool),
+            publisher=Publisher(sessions, pds, identities, lambda: book.current, clock),
+            store_config=persistence_of(servers, prefix),
         )
 
 

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import enum
-import ipaddress
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -19,7 +18,7 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from proxy.settings import IpNetwork
+from proxy.clients import IpNetwork, Trust, address_of, name_of
 
 MAX_HEAD_BYTES: Final = 16 * 1024
 HEAD_S: Final = 10.0
@@ -29,8 +28,6 @@ MAX_PIPELINED: Final = 8
 _SLICE_BYTES: Final = 4096
 # After SIGTERM an idle connection may still bring a request that was under way.
 LINGER_S: Final = 0.25
-
-_LOOPBACK: Final = (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128"))
 
 
 @dataclass(slots=True, kw_only=True)
@@ -68,28 +65,35 @@ class ConnectionLimits:
 
     def _client(self, peer: str | None) -> str | None:
         """The name under which `peer` is counted, None if it is not."""
-        if peer is None:
-            return None
-        try:
-            address = ipaddress.ip_address(peer.partition("%")[0])
-        except ValueError:
-            return None
-        if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
-            address = address.ipv4_mapped
-        if any(address.version == net.version and address in net for net in (*_LOOPBACK, *self.trusted)):
-            return None
-        if isinstance(address, ipaddress.IPv6Address):
-            return str(ipaddress.ip_network((address, 64), strict=False))
-        return str(address)
+        address = None if peer is None else address_of(peer)
+        return None if address is None or Trust(self.trusted).trusts(address) else name_of(address)
+
+
+# Head and body of the answer to what was received, where that is one request which can be answered at once;
+# the second argument are the headers that begin every head.
+ShortCut = Callable[[bytes, list[tuple[bytes, bytes]]], tuple[bytes, bytes] | None]
 
 
 class EdgeConfig(uvicorn.Config):
-    """uvicorn's configuration with the limits that EdgeProtocol keeps."""
+    """uvicorn's configuration with the limits that EdgeProtocol keeps.
 
-    def __init__(self, app: Any, *, limits: ConnectionLimits, any_origin: bool, **options: Any) -> None:
+    `any_origin` says whether scripts of any site may read what is said below ASGI. With an access log there
+    is no short cut.
+    """
+
+    def __init__(
+        self,
+        app: Any,
+        *,
+        limits: ConnectionLimits,
+        any_origin: bool,
+        short_cut: ShortCut | None = None,
+        **options: Any,
+    ) -> None:
         super().__init__(app, http=EdgeProtocol, **options)
         self.limits = limits
-        self.any_origin = any_origin  # whether scripts of any site may read what is said below ASGI
+        self.any_origin = any_origin
+        self.short_cut = None if self.access_log else short_cut
 
 
 class _Part(enum.Enum):
@@ -117,6 +121,8 @@ class EdgeProtocol(HttpToolsProtocol):
         super().__init__(config, server_state, app_state, _loop)
         self._limits = config.limits
         self._any_origin = config.any_origin
+        self._short_cut = config.short_cut
+        self._heard_at = 0.0  # by the loop's clock, the last request that took the short cut
         self._peer: str | None = None
         self._admitted = False
         self._draining = False
@@ -151,7 +157,7 @@ class EdgeProtocol(HttpToolsProtocol):
         """Parse, as long as not too many requests wait for their answers."""
         if self._held_back:
             self._held_back += data
-        else:
+        elif self._short_cut is None or not self._answered(data, self._short_cut):
             self._feed(data)
 
     def on_response_complete(self) -> None:
@@ -161,6 +167,40 @@ class EdgeProtocol(HttpToolsProtocol):
         self._feed(held_back)
         if self.pipeline:
             self.flow.pause_reading()  # uvicorn reads on after each answer, however many are owed
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close the connection, unless it was in use: the short cut does not set the timer anew each time."""
+        left_s = self._heard_at + self.timeout_keep_alive - self.loop.time()
+        if left_s > 0:
+            self.timeout_keep_alive_task = self.loop.call_later(left_s, self.timeout_keep_alive_handler)
+        else:
+            super().timeout_keep_alive_handler()
+
+    def _answered(self, data: bytes, short_cut: ShortCut) -> bool:
+        """Whether `data` was a request that took the short cut; only if nothing else is under way."""
+        cycle = self.cycle
+        if (
+            self._part is not _Part.IDLE
+            or (cycle is not None and not (cycle.response_complete and cycle.keep_alive))
+            or self.flow.write_paused
+            or self._draining
+            or not self._admitted
+            or self._deaf
+        ):
+            return False
+        answer = short_cut(data, self.server_state.default_headers)
+        if answer is None:
+            return False
+        self.transport.writelines(answer)
+        self.server_state.total_requests += 1
+        self._heard_at = self.loop.time()
+        if self._timer is not None:
+            self._unwatch()
+        if self.timeout_keep_alive_task is None:
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+        return True
 
     def _feed(self, data: bytes) -> None:
         while data and self._admitted and not (self._deaf or self.transport.is_closing()):
@@ -205,6 +245,8 @@ class EdgeProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """The head is there; while draining, its answer is the last on this connection."""
         self._part = _Part.BODY
+        if self.parser.should_upgrade():
+            self._short_cut = None  # who knows what the parser takes the rest for
         super().on_headers_complete()
         # Whoever waits for leave to send a body may never send it: what follows could be anything.
         if self.cycle is not None and (self._draining or self.expect_100_continue):

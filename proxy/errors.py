@@ -146,6 +146,10 @@ class StoreRefused(StoreError):
     """The shared store is there and said no: out of memory, read-only, not permitted."""
 
 
+class NewerFormat(StoreError):
+    """What is stored is sound, and of a later version of feedproxy."""
+
+
 class LeaseLost(FeedproxyError):
     """The delivery is another worker's by now, or canceled: drop the attempt, nothing may be sent."""
 

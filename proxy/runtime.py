@@ -26,7 +26,7 @@ from starlette.types import ASGIApp
 from proxy.clock import Clock, SystemClock
 from proxy.composition import Reading, Syndication, reading, syndicating
 from proxy.control import ControlChannel
-from proxy.edge import ConnectionLimits, EdgeConfig
+from proxy.edge import ConnectionLimits, EdgeConfig, ShortCut
 from proxy.errors import FeedproxyError, UsageError
 from proxy.ops.health import Finding, Health
 from proxy.settings import Settings, load_settings, load_tenants
@@ -79,9 +79,9 @@ class WebApp:
     reading: Reading
     syndication: Syndication
 
-    def reload(self) -> None:
+    async def reload(self) -> None:
         """Read feedproxy.toml and password files again."""
-        tenants = _reloaded(self.config, self.syndication)
+        tenants = await _reloaded(self.config, self.syndication)
         if tenants is not None:
             self.reading.rules.current = tenants.feeds
 
@@ -112,11 +112,32 @@ async def web_app(
         yield WebApp(app=app, config=settings.config, reading=feeds, syndication=posts)
 
 
-def _reloaded(config: Path | None, syndication: Syndication) -> Tenants | None:
+@contextlib.asynccontextmanager
+async def _reloading(reload: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
+    """Do `reload` after each SIGHUP, one at a time, for as long as the block lasts."""
+    asked = asyncio.Event()
+
+    async def heed() -> None:
+        while True:
+            await asked.wait()
+            asked.clear()
+            await reload()
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, asked.set)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})  # as `feedproxy worker` has blocked it
+    heeding = asyncio.create_task(heed(), name="SIGHUP")
+    try:
+        yield
+    finally:
+        heeding.cancel()
+        await asyncio.wait([heeding])
+
+
+async def _reloaded(config: Path | None, syndication: Syndication) -> Tenants | None:
     """feedproxy.toml as it is now. What is wrong with it is logged, and the old one stays in force."""
     try:
         tenants = load_tenants(config)
-        syndication.book.reload(tenants, os.environ)
+        await syndication.book.reload(tenants, os.environ)
     except UsageError as error:
         _log.error("reload_refused", reason=str(error))
         return None
@@ -178,11 +199,12 @@ def _connection_limits(settings: Settings) -> ConnectionLimits:
     )
 
 
-def web_server(app: ASGIApp, settings: Settings) -> WebServer:
+def web_server(app: ASGIApp, settings: Settings, short_cut: ShortCut | None = None) -> WebServer:
     """The HTTP server of a web process."""
     return WebServer(
         EdgeConfig(
             app,
+            short_cut=short_cut,
             limits=_connection_limits(settings),
             any_origin="*" in settings.cors_origins,
             lifespan="off",
@@ -201,7 +223,7 @@ async def run_web(settings: Settings, listener: socket.socket, control: ControlC
     """Serve from `listener` until SIGTERM."""
     process = Process(control=control)
     async with web_app(settings, SystemClock(), process) as web:
-        server = web_server(web.app, settings)
+        server = web_server(web.app, settings, web.reading.hits.answer)
         loop = asyncio.get_running_loop()
 
         def drain() -> None:
@@ -212,10 +234,10 @@ async def run_web(settings: Settings, listener: socket.socket, control: ControlC
 
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, drain)
-        loop.add_signal_handler(signal.SIGHUP, web.reload)
         announcing = asyncio.create_task(_announce(server, control, web.reading.service.warm_up))
         try:
-            await server.serve(sockets=[listener])
+            async with _reloading(web.reload):
+                await server.serve(sockets=[listener])
         finally:
             announcing.cancel()
             await asyncio.wait([announcing])
@@ -246,16 +268,17 @@ async def run_worker(settings: Settings, control: ControlChannel | None) -> None
         worker = posts.worker(settings, clock)
         loop = asyncio.get_running_loop()
 
-        def reload() -> None:
-            if _reloaded(settings.config, posts) is not None:
+        async def reload() -> None:
+            if await _reloaded(settings.config, posts) is not None:
                 worker.reload()
 
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, worker.stop)
-        loop.add_signal_handler(signal.SIGHUP, reload)
         watching = asyncio.create_task(_announce(None, control))
         try:
-            await worker.run()
+            async with _reloading(reload):
+                await posts.book.current.warm()
+                await worker.run()
         finally:
             watching.cancel()
             await asyncio.wait([watching])

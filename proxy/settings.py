@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import re
+import ssl
 import tomllib
 from collections.abc import Iterable, Mapping
 from importlib.resources import files
@@ -28,6 +29,8 @@ from pydantic import (
     model_validator,
 )
 
+from proxy.address import SCHEMES, parse_address
+from proxy.clients import IpNetwork
 from proxy.errors import UsageError
 from proxy.syntax import is_at_identifier, is_at_uri
 from proxy.tenants import Tenants
@@ -37,14 +40,10 @@ SECRETS_FROM_FILES = ("ADMIN_TOKEN", "REDIS_URL")
 # Kubernetes describes a service called "feedproxy" to every pod beside it under these names.
 _KUBERNETES = re.compile(r"FEEDPROXY_(PORT_.*|SERVICE_.*)")
 
-IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
-
 _HOST_LABEL = r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
 _ORIGIN = re.compile(
     rf"(?P<scheme>https?)://(?P<host>{_HOST_LABEL}(\.{_HOST_LABEL})*\.?|\[[0-9a-f:.]+\])(:(?P<port>\d{{1,5}}))?/?"
 )
-_REDIS_SCHEMES_TO_COME = ("redis+sentinel", "redis+cluster")
-_REDIS_SCHEMES = ("redis", "rediss", "unix", *_REDIS_SCHEMES_TO_COME)
 
 
 def _split(value: object) -> object:
@@ -75,25 +74,25 @@ def _cors_origin(value: str) -> str:
 
 
 def _redis_url(value: SecretStr) -> SecretStr:
-    parts = urlsplit(value.get_secret_value())
-    if parts.scheme not in _REDIS_SCHEMES:
-        raise ValueError(f"must start with one of {', '.join(f'{scheme}://' for scheme in _REDIS_SCHEMES)}")
-    if parts.scheme == "unix" and not parts.path:
-        raise ValueError("must name a socket, as in unix:///run/redis.sock")
-    if parts.scheme in _REDIS_SCHEMES_TO_COME:
-        raise ValueError(f"{parts.scheme}:// is not supported yet")
-    if parts.scheme != "unix" and not parts.netloc:
-        raise ValueError("must name a host")
-    from redis.asyncio.connection import parse_url  # noqa: PLC0415  (a fifth of a second, seldom needed)
-
-    try:
-        parse_url(value.get_secret_value())
-    except ValueError:
-        # Its own words may quote a part of the password.
-        raise ValueError(
-            "cannot be used as an address; what is special in its password must be escaped"
-        ) from None
+    tls = parse_address(value.get_secret_value()).tls
+    if tls is not None:
+        _check_certificates({name.removeprefix("ssl_"): str(given) for name, given in tls.items()})
     return value
+
+
+def _check_certificates(given: Mapping[str, str]) -> None:
+    """What cannot be loaded would be found out at each connection, and look like a store that is away."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    try:
+        if given.keys() & {"ca_certs", "ca_path", "ca_data"}:
+            context.load_verify_locations(given.get("ca_certs"), given.get("ca_path"), given.get("ca_data"))
+        if "certfile" in given:
+            context.load_cert_chain(given["certfile"], given.get("keyfile"), given.get("password", ""))
+        if "ciphers" in given:
+            context.set_ciphers(given["ciphers"])
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
+        raise ValueError(f"names certificates, a key or ciphers that cannot be used: {reason}") from None
 
 
 def _admin_token(value: SecretStr) -> SecretStr:
@@ -340,7 +339,7 @@ def _shown(value: object) -> str:
 def _masked_url(secret: str) -> str:
     """A URL without its password, anything else as asterisks."""
     parts = urlsplit(secret)
-    if parts.scheme not in _REDIS_SCHEMES:
+    if parts.scheme not in SCHEMES:
         return "********"
     userinfo, at, hosts = parts.netloc.rpartition("@")
     user = userinfo.partition(":")[0]

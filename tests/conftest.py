@@ -10,6 +10,24 @@ from harness.clock import FakeClock
 from harness.proxy import running_proxy
 from harness.upstream import Upstream
 from harness.valkey import StoreOfTest, valkey_server
+from integration.chaos import Plan
+
+
+def pytest_addoption(parser):
+    parser.addoption("--chaos-jobs", type=int, help="posts of a run of chaos; the more, the longer")
+    parser.addoption("--chaos-seed", type=int, default=1, help="what a run of chaos follows from")
+
+
+@pytest.fixture
+def chaos_plan(request):
+    """The run of chaos that the command line asks for, else a short one of so many posts."""
+    given = request.config.getoption
+
+    def plan(jobs):
+        jobs = given("--chaos-jobs") or jobs
+        return Plan(seed=given("--chaos-seed"), jobs=jobs, outages=max(2, jobs // 100))
+
+    return plan
 
 
 @pytest.fixture

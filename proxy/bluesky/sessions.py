@@ -18,7 +18,7 @@ from pydantic import SecretStr
 
 from proxy.bluesky.identity import Identities
 from proxy.bluesky.pds import Pds, Tokens
-from proxy.bluesky.pins import Login, Pins
+from proxy.bluesky.pins import Identified, Login, Pins
 from proxy.bluesky.sealing import SealedByNewer, seal, unseal
 from proxy.clock import Clock
 from proxy.errors import (
@@ -65,6 +65,8 @@ class SessionPolicy:
 
     login_pause_s: float = 120.0
     longest_login_pause_s: float = 3600.0
+    # How often a person may do without that pause.
+    forgiven_an_hour: int = 5
     # For how long one process may be renewing before another may.
     hold_s: float = 15.0
 
@@ -161,10 +163,30 @@ class Sessions:
         except StoreError:
             return False
 
-    async def forgive(self, login: Login, deadline: float) -> None:
-        """A person wants the login tried again, though its password was refused before."""
-        did = await self._pins.did_of(login, deadline)
-        await self._store.run(_FORGIVE, self._prefix, (did,))
+    async def recall(self, login: Login) -> None:
+        """Hold in memory what the fleet has of the account's session, for when the store is away.
+
+        Asks the store alone; where there is no session, none is made.
+        """
+        if not (did := await self._pins.known(login.identifier)):
+            return
+        async with self._turns[did]:
+            held = self._in_memory(did, login)
+            if held is not None and held.unsaved_over is not None:
+                return  # the store's is the older one
+            version, sealed = await self._run(_LOAD, did)
+            if held is None or held.session.version != _text(version):
+                session = self._opened(login, did, sealed, _text(version))
+                if session is not None:
+                    self._hold(login, session)
+
+    async def forgive(self, who: Identified, deadline: float) -> None:
+        """A person wants the login tried again: a refusal of the password is forgotten, and so are pauses.
+
+        The latter a few times an hour only, and never those that the server asked for.
+        """
+        did = await self._pins.did_of(who, deadline)
+        await self._run(_FORGIVE, did, self._policy.forgiven_an_hour)
 
     def _in_memory(self, did: str, login: Login) -> _Held | None:
         held = self._held.get(did)

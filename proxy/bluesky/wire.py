@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import httpx
@@ -26,12 +26,13 @@ class Answer:
     """What a server answered.
 
     `document` is the JSON object it sent, None if it sent something else. `wait_s` is for how long it wants
-    not to be asked, if it said so.
+    not to be asked, if it said so. `token` is the one it was shown: a server may repeat what it was told.
     """
 
     status: int
     document: Mapping[str, Any] | None
     wait_s: float | None
+    token: str = field(default="", repr=False)
 
     @property
     def error(self) -> str:
@@ -40,8 +41,10 @@ class Answer:
 
     @property
     def message(self) -> str:
-        """The XRPC error message as it may be shown: printable, of bounded length."""
-        shown = "".join(char if char.isprintable() else " " for char in self._text("message"))
+        """The XRPC error message as it may be shown: printable, of bounded length, without the token."""
+        said = self._text("message")
+        said = said.replace(self.token, "********") if self.token else said
+        shown = "".join(char if char.isprintable() else " " for char in said)
         return shown if len(shown) <= _MAX_QUOTED_CHARS else f"{shown[:_MAX_QUOTED_CHARS]}…"
 
     def text(self, name: str) -> str | None:
@@ -94,6 +97,7 @@ class Wire:
             status=response.status_code,
             document=_json_object(body),
             wait_s=told_to_wait(response.status_code, told, wall_now=self._clock.wall()),
+            token=token or "",
         )
 
 

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from proxy.feeds.entry import Entry
 from proxy.feeds.freshness import Freshness, Lifetime, Windows, freshness
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A held answer ready to be sent, true until the steady instant `until`."""
+
+    until: float
+    head: bytes
+    body: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +31,8 @@ class Held:
     names: frozenset[str] = frozenset()
     as_of: int = 0
     from_future: bool = False
+    # By what clients said of codings and origin; see hits.py.
+    written: dict[tuple[str | None, ...], Written] = field(default_factory=dict, compare=False, repr=False)
 
     def age_s(self, now: float) -> float:
         """The current age (RFC 9111 §4.2.3), never negative."""

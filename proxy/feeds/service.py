@@ -82,6 +82,11 @@ class FeedService:
         self._refreshes = 0
         self._given_up = False
 
+    def at_once(self, key: FeedKey) -> Answer | None:
+        """The answer to `key`, if memory has one to serve as it is; a refresh is started if one is due."""
+        held = self._caches.memory.get(key.digest)
+        return None if held is None else self._as_held(key, held)
+
     async def answer(self, key: FeedKey, client: str = "") -> Answer:
         """The answer to `key`, for `client`. Raises nothing: trouble is told in the answer."""
         held = self._caches.memory.get(key.digest)
@@ -90,16 +95,29 @@ class FeedService:
             if isinstance(found, Answer):
                 return found
             held = found
+        if held is not None and (answer := self._as_held(key, held)) is not None:
+            return answer
         state = Freshness.EXPIRED if held is None else self._freshness(held)
-        if held is not None and state is Freshness.FRESH:
-            return Answer(served=Served.HIT, held=held)
         if key.digest in self._caches.unshared:
             return await self._answer_alone(key, held, state, client)
         if held is None or state is Freshness.EXPIRED:
             return await self._miss(key, held, client)
-        if state is Freshness.OLD:
-            return await self._refreshed(key, held, client)
-        return self._stale_or_early(key, held, state)
+        return await self._refreshed(key, held, client)
+
+    def _as_held(self, key: FeedKey, held: Held) -> Answer | None:
+        """The answer that `held` is, unless it is too old or not for everyone."""
+        state = self._freshness(held)
+        if state is Freshness.FRESH:
+            return Answer(served=Served.HIT, held=held)
+        if state not in (Freshness.EARLY, Freshness.STALE) or key.digest in self._caches.unshared:
+            return None
+        served = Served.HIT if state is Freshness.EARLY else Served.STALE_WHILE_REVALIDATE
+        trouble = self._trouble(key)
+        if trouble is None:
+            self._refresh(key, held)
+        elif state is Freshness.STALE:
+            return _stale(held, trouble)
+        return Answer(served=served, held=held)
 
     async def warm_up(self) -> None:
         """Get ready for the first question; nothing comes of it if level 2 is not there yet."""
@@ -160,17 +178,6 @@ class FeedService:
         if closed_for_s > 0:
             return UpstreamUnavailable("the upstream is left alone", retry_after_s=closed_for_s)
         return None
-
-    def _stale_or_early(self, key: FeedKey, held: Held, state: Freshness) -> Answer:
-        """A copy that is served at once, while a refresh starts unless there is trouble."""
-        served = Served.HIT if state is Freshness.EARLY else Served.STALE_WHILE_REVALIDATE
-        trouble = self._trouble(key)
-        if trouble is None:
-            self._refresh(key, held)
-            return Answer(served=served, held=held)
-        if state is Freshness.EARLY:
-            return Answer(served=served, held=held)
-        return _stale(held, trouble)
 
     def _refresh(self, key: FeedKey, held: Held) -> None:
         """One refresh in the background. The place is taken before anything is awaited."""

@@ -1,59 +1,37 @@
-"""The connection to Redis or Valkey: short timeouts, no silent retries, errors of our own."""
+"""The store of the read path: short timeouts, nothing sent twice, errors of our own."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any, Final
 
-import redis.asyncio as redis
 from pydantic import SecretStr
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import (
-    AuthenticationError,
-    BusyLoadingError,
-    MasterDownError,
-    NoScriptError,
-    RedisError,
-    ResponseError,
-)
-from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import AuthenticationError, BusyLoadingError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from proxy.clock import Clock
 from proxy.errors import StoreRefused, StoreUnavailable
-from proxy.resilience.breaker import Admission, Breaker, BreakerPolicy, Phase, Ticket
+from proxy.store import subscription
+from proxy.store.calls import AWAY, MOVING, Call, send
+from proxy.store.guard import Guard
 from proxy.store.scripts import Script
-from proxy.telemetry import get_logger
+from proxy.store.servers import Servers, servers_of
 
 TIMEOUT_S: Final = 0.5
-CONNECT_TIMEOUT_S: Final = 2.0
-MAX_CONNECTIONS: Final = 32
+MAX_TURNS: Final = 32
 # An embedded store starts together with the processes that use it.
 START_UP_S: Final = 3.0
-NEWS_TIMEOUT_S: Final = 5.0
-
-# A store that does not answer is left alone for a second, so that nobody waits for it again and again.
-BREAKER: Final = BreakerPolicy(threshold=3, cooldown_s=1.0, probe_s=1.0)
-AWAY: Final = (RedisConnectionError, RedisTimeoutError, BusyLoadingError, MasterDownError, OSError)
-
-_log = get_logger()
 
 
 class Store:
-    """Runs scripts in the shared store.
+    """Runs scripts in the shared store. None is sent a second time when its answer was lost."""
 
-    Nothing is ever sent twice: redis-py's own retries are off, since an answer that was lost says nothing of
-    whether the script ran.
-    """
-
-    def __init__(self, client: redis.Redis, listening: redis.ConnectionPool, clock: Clock) -> None:
-        self._client = client
-        self._listening = listening
+    def __init__(self, servers: Servers, clock: Clock) -> None:
+        self._servers = servers
         self._clock = clock
-        self._breaker = Breaker()
-        self._turns = asyncio.Semaphore(MAX_CONNECTIONS)
+        self._guard = Guard(clock, "store")
+        self._turns = asyncio.Semaphore(MAX_TURNS)
         self._born_at = clock.steady()
         self._loading: bool | None = None  # None: it has not answered yet
         self._refusals: dict[str, str] = {}  # by script, why its last run was refused
@@ -61,7 +39,7 @@ class Store:
     @property
     def reachable(self) -> bool:
         """Whether the last calls went well."""
-        return self._breaker.closed_for_s(self._clock.steady()) == 0.0
+        return self._guard.closed
 
     @property
     def warming(self) -> bool:
@@ -81,104 +59,49 @@ class Store:
         return next(iter(self._refusals.values()), None)
 
     async def run(self, script: Script, keys: Sequence[str], args: Sequence[Any]) -> Any:
-        """The answer of `script`.
+        """The answer of `script`, whose `keys` are all in one slot of a cluster.
 
         Raises StoreUnavailable when the store cannot be reached, is loading or takes more than half a
         second; StoreRefused when it says no.
         """
         # Those who wait for a connection see at their turn whether it is still worth it.
         async with self._turns:
-            ticket = self._admitted()
+            ticket = self._guard.admit()
             alive = False
+            call = Call(script, keys, args)
             try:
-                answer = await self._evaluate(script, keys, args)
+                await send(self._servers, [call], TIMEOUT_S)
+                answer = call.answer.result()
                 alive, self._loading = True, False
             except AWAY as error:
-                # One that loads, or wants a password, is there: it costs nothing to ask it again.
-                if isinstance(error, BusyLoadingError):
-                    self._loading = True
-                elif not isinstance(error, RedisTimeoutError) and self._loading:
-                    self._loading = False  # it died of it
-                alive = isinstance(error, (AuthenticationError, BusyLoadingError))
+                alive = self._is_there(error)
                 raise StoreUnavailable(f"{type(error).__name__} in {script.name}") from error
-            except (ResponseError, RedisError) as error:
+            except RedisError as error:
                 alive, self._loading = True, False
                 self._refusals[script.name] = f"{script.name}: {error}"
                 raise StoreRefused(self._refusals[script.name]) from error
             finally:
-                self._record(ticket, alive=alive)
+                self._guard.record(ticket, alive=alive)
         self._refusals.pop(script.name, None)
         return answer
 
-    async def listen(self, channel: str) -> AsyncIterator[bytes | None]:
-        """What is published on `channel`, on a connection of its own; None whenever nothing is for a while.
-
-        The first None comes when the subscription stands. Raises StoreUnavailable.
-        """
-        client = redis.Redis(connection_pool=self._listening)
-        try:
-            async with client.pubsub() as listener:
-                await listener.subscribe(channel)
-                while True:
-                    heed_cancellation()
-                    message = await listener.get_message(timeout=NEWS_TIMEOUT_S)
-                    yield message["data"] if message is not None and message["type"] == "message" else None
-        except (*AWAY, RedisError) as error:
-            raise StoreUnavailable(f"{type(error).__name__} in a subscription") from error
+    def listen(self, channel: str) -> AsyncGenerator[bytes | None]:
+        """What is published on `channel`: see `subscription.listen`."""
+        return subscription.listen(self._servers, channel)
 
     async def aclose(self) -> None:
         """Close every connection."""
-        await self._client.aclose()
-        await self._listening.disconnect()
+        await self._servers.aclose()
 
-    def _admitted(self) -> Ticket:
-        self._breaker, ticket = self._breaker.admit(self._clock.steady(), BREAKER)
-        if ticket.admission is Admission.REFUSE:
-            raise StoreUnavailable("the store has not been answering")
-        return ticket
-
-    def _record(self, ticket: Ticket, *, alive: bool) -> None:
-        was = self._breaker.phase
-        self._breaker = self._breaker.record(ticket, self._clock.steady(), BREAKER, alive=alive)
-        if was is Phase.CLOSED and self._breaker.phase is Phase.OPEN:
-            _log.warning("store_unavailable")
-        elif was is not Phase.CLOSED and self._breaker.phase is Phase.CLOSED:
-            _log.info("store_back")
-
-    async def _evaluate(self, script: Script, keys: Sequence[str], args: Sequence[Any]) -> Any:
-        try:
-            return await self._client.evalsha(script.sha, len(keys), *keys, *args)
-        except NoScriptError:
-            return await self._client.eval(script.text, len(keys), *keys, *args)
-
-
-def heed_cancellation() -> None:
-    """Raise the CancelledError that asyncio.wait_for, by which redis-py sends, swallows now and then.
-
-    It does so up to Python 3.11 when what it waits for ends in that very moment (CPython issue 86296).
-    """
-    task = asyncio.current_task()
-    if task is not None and task.cancelling():
-        raise asyncio.CancelledError
+    def _is_there(self, error: Exception) -> bool:
+        """One that loads, wants a password or moves the key is there: it costs nothing to ask it again."""
+        if isinstance(error, BusyLoadingError):
+            self._loading = True
+        elif self._loading and not isinstance(error, (RedisTimeoutError, TimeoutError)):
+            self._loading = False  # it died of it
+        return isinstance(error, (AuthenticationError, BusyLoadingError, *MOVING))
 
 
 def connect(url: SecretStr, clock: Clock) -> Store:
     """A store at `url`; nothing is sent before the first script."""
-    return Store(
-        redis.Redis.from_pool(pool_of(url, timeout_s=TIMEOUT_S)),
-        pool_of(url, timeout_s=NEWS_TIMEOUT_S + TIMEOUT_S),
-        clock,
-    )
-
-
-def pool_of(url: SecretStr, *, timeout_s: float) -> redis.ConnectionPool:
-    """Connections to `url` on which nothing takes longer than `timeout_s` or is sent twice by the library."""
-    return redis.ConnectionPool.from_url(
-        url.get_secret_value(),
-        max_connections=MAX_CONNECTIONS,
-        socket_timeout=timeout_s,
-        socket_connect_timeout=min(timeout_s, CONNECT_TIMEOUT_S),
-        retry=Retry(NoBackoff(), 0),
-        health_check_interval=0,
-        protocol=2,
-    )
+    return Store(servers_of(url, clock, timeout_s=TIMEOUT_S), clock)

@@ -8,21 +8,22 @@ import redis.asyncio as redis
 from redis.exceptions import RedisError, ResponseError
 
 from proxy.errors import StoreRefused, StoreUnavailable
-from proxy.store.connection import AWAY
+from proxy.store.calls import AWAY
+from proxy.store.servers import Servers
 
 
-def persistence_of(pool: redis.ConnectionPool) -> Callable[[], Awaitable[Mapping[str, str]]]:
-    """What asks the store behind `pool` for its settings that begin with "append".
+def persistence_of(servers: Servers, key: str) -> Callable[[], Awaitable[Mapping[str, str]]]:
+    """What asks the server that has `key` for its settings that begin with "append".
 
-    Where CONFIG is not permitted, as with hosted stores, it is `aof_enabled` of INFO instead. The pool stays
-    the caller's. What is returned raises StoreUnavailable and StoreRefused.
+    Where CONFIG is not permitted, as with hosted stores, it is `aof_enabled` of INFO instead. What is
+    returned raises StoreUnavailable and StoreRefused.
     """
-    client = redis.Redis(connection_pool=pool)
 
     async def ask() -> Mapping[str, str]:
         try:
-            return await _settings(client)
+            return await _settings(redis.Redis(connection_pool=await servers.pool_of(key)))
         except AWAY as error:
+            servers.doubt()
             raise StoreUnavailable(f"{type(error).__name__} when asked for its settings") from error
         except RedisError as error:
             raise StoreRefused(f"asked for its settings: {error}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha1
 from importlib.resources import files
@@ -9,16 +10,44 @@ from importlib.resources import files
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """A script that runs in the store in one step. Each says in its head what it takes and returns."""
+    """A script that runs in the store in one step. Each says in its head what it takes and returns.
+
+    One that is a step of a larger script is called with its name behind all other arguments.
+    """
 
     name: str
     text: str
     sha: str
 
 
-def script(name: str, *, libraries: tuple[str, ...] = ()) -> Script:
+def script(name: str, *, libraries: Sequence[str] = ()) -> Script:
     """The script lua/`name`.lua, behind the text of `libraries`, whose local functions it may then use."""
-    text = "\n".join(_text(part) for part in (*libraries, name))
+    return _script(name, "\n".join(_text(part) for part in (*libraries, name)))
+
+
+def steps(
+    libraries: Sequence[str], groups: Sequence[tuple[Sequence[str], Sequence[str]]]
+) -> dict[str, Script]:
+    """One script of many steps, each lua/<name>.lua, behind the text of `libraries` with its local functions.
+
+    Each group has further libraries, and the steps that use them: no call makes functions that it does not
+    need. The first library keeps the step's name, the last argument, as STEP.
+    """
+    parts = [_text(library) for library in libraries]
+    for own_libraries, names in groups:
+        parts.append(f"if {_any_of(names)} then")
+        parts += [_text(library) for library in own_libraries]
+        parts += [f"if STEP == '{name}' then\n{_text(name)}\nend" for name in names]
+        parts.append("end")
+    text = "\n".join((*parts, "return redis.error_reply('no such step')"))
+    return {name: _script(name, text) for _, names in groups for name in names}
+
+
+def _any_of(names: Sequence[str]) -> str:
+    return " or ".join(f"STEP == '{name}'" for name in names)
+
+
+def _script(name: str, text: str) -> Script:
     # Redis names scripts by their SHA-1.
     return Script(name, text, sha1(text.encode(), usedforsecurity=False).hexdigest())
 

@@ -5,6 +5,7 @@ Secrets live in SecretStr and in private fields only: no repr, error or log show
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import math
@@ -46,7 +47,7 @@ class Credential:
         """Tells whether the password has changed, and nothing else; may be stored.
 
         16 bytes in hexadecimal, the same on each host: scrypt of the password, keyed with the account, so
-        that equal passwords of two accounts do not show. Costs some 30 ms the first time.
+        that equal passwords of two accounts do not show. Costs some 30 ms the first time: see Accounts.warm.
         """
         salt = f"feedproxy credential 1\n{self.account}\n{self.identifier}".encode()
         digest = hashlib.scrypt(
@@ -79,6 +80,12 @@ class Accounts:
         """What logs `account` in; None if it is not known here or its password is missing."""
         return self._credentials.get(account)
 
+    async def warm(self) -> None:
+        """Compute the fingerprints that were not yet, in a thread: nothing else is held up by them."""
+        for credential in self._credentials.values():
+            if "fingerprint" not in vars(credential):
+                await asyncio.to_thread(getattr, credential, "fingerprint")
+
     def usable(self) -> frozenset[str]:
         """Accounts that this process can log in to."""
         return frozenset(self._credentials)
@@ -95,20 +102,25 @@ class Accounts:
         return self.sites.get(found)
 
 
-def load_accounts(tenants: Tenants, environ: Mapping[str, str]) -> Accounts:
+def load_accounts(
+    tenants: Tenants, environ: Mapping[str, str], *, before: Accounts | None = None
+) -> Accounts:
     """Accounts and sites of feedproxy.toml with the secrets it points at, in `environ` and in files.
 
-    A secret that is missing is no error, since another host may have it, but noted in `trouble`. Raises
-    UsageError for a token that is too short or belongs to two sites.
+    A secret that is missing is no error, since another host may have it, but noted in `trouble`. Credentials
+    that are the same `before` are taken over. Raises UsageError for a token that is too short or belongs to
+    two sites.
     """
     trouble: list[str] = []
     credentials: dict[str, Credential] = {}
     for account in tenants.accounts:
         password = _password(account, environ, trouble)
         if password:
-            credentials[account.name] = Credential(
+            credential = Credential(
                 account=account.name, identifier=account.identifier, password=SecretStr(password)
             )
+            known = before.credential(account.name) if before is not None else None
+            credentials[account.name] = known if known == credential else credential
     return Accounts(
         accounts={account.name: account for account in tenants.accounts},
         sites={site.name: site for site in tenants.sites},
@@ -119,14 +131,24 @@ def load_accounts(tenants: Tenants, environ: Mapping[str, str]) -> Accounts:
 
 
 class AccountBook:
-    """The accounts as they are now; SIGHUP replaces them. `current` is never changed in place."""
+    """The accounts as they are now; SIGHUP replaces them. `current` is never changed in place.
+
+    `changed` is set by each reload; whoever waits for it clears it.
+    """
 
     def __init__(self, tenants: Tenants, environ: Mapping[str, str]) -> None:
         self.current = load_accounts(tenants, environ)
+        self.changed = asyncio.Event()
 
-    def reload(self, tenants: Tenants, environ: Mapping[str, str]) -> None:
-        """Read secrets again, files included; raises UsageError and keeps what it had when they are wrong."""
-        self.current = load_accounts(tenants, environ)
+    async def reload(self, tenants: Tenants, environ: Mapping[str, str]) -> None:
+        """Read secrets again, files included; raises UsageError and keeps what it had when they are wrong.
+
+        What comes into force has its fingerprints computed.
+        """
+        following = load_accounts(tenants, environ, before=self.current)
+        await following.warm()
+        self.current = following
+        self.changed.set()
 
 
 class TokenCheck:

@@ -67,10 +67,14 @@ class Lease(Protocol):
     def job(self) -> Job:
         """The job of the delivery, as it was when the lease began."""
 
+    @property
+    def ends_at(self) -> float:
+        """The steady instant after which others may have taken the delivery over, as it is now."""
+
     async def intend(
-        self, record: bytes, cid: str, rkey: str, *, did: str = "", generation: int | None = None
+        self, intent: bytes, cid: str, rkey: str, *, did: str = "", generation: int | None = None
     ) -> None:
-        """Store what will be sent before it is sent: the frozen record (DAG-JSON), its CID and key.
+        """Store what will be sent before it is sent: the intent (intent.py), CID and key of its first record.
 
         Counts as an attempt, once a lease. Raises LeaseLost when the lease is no longer ours, or when the
         post was edited meanwhile (then it comes back with the edit); StoreUnavailable when it is not known

@@ -71,7 +71,7 @@ class Enqueued:
 
     `job` is "" where there is none. `view` is the job as this submission left it, also for replays; None: the
     caller reads it as it is now. Of a post that is remembered without its job, the last three tell what is
-    known: `state` is the status its job ended with, "" if it is not.
+    known: `state` is the status its job ended with ("unpublished": its record was deleted), "" if it is not.
     """
 
     verdict: Verdict
@@ -98,7 +98,10 @@ class Desk(Protocol):
         """Take `submission` in, or say what it is instead: one script, the same answer for the same key."""
 
     async def read(self, job: str, *, site: str | None = None) -> JobView | None:
-        """The job with its deliveries; None if it is not known, or not of `site` if that is given."""
+        """The job with its deliveries; None if it is not known, or not of `site` if that is given.
+
+        Raises NewerFormat when a later version has it; so do `cancel` and `requeue`.
+        """
 
     async def jobs(
         self, site: str, *, status: Status | None, group: str | None, cursor: str | None, limit: int

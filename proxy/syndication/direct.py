@@ -48,6 +48,7 @@ class DirectPublisher:
 
     async def __call__(self, site: Site, post: Post, accounts: Sequence[str]) -> Mapping[str, Published]:
         """The accounts that have `post` now; all are tried side by side."""
+        await self._accounts().warm()
         # A CMS that hangs up cancels its request, but must not cancel ours.
         outcomes = await asyncio.shield(
             asyncio.gather(*(self._publish(site, post, account) for account in accounts))
@@ -91,7 +92,7 @@ class _Unqueued:
         )
 
     async def intend(
-        self, record: bytes, cid: str, rkey: str, *, did: str = "", generation: int | None = None
+        self, intent: bytes, cid: str, rkey: str, *, did: str = "", generation: int | None = None
     ) -> None:
         """Nothing is stored."""
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from proxy.clock import Clock
-from proxy.errors import Faulty, Rejected, StoreError, StoreRefused, StoreUnavailable
+from proxy.errors import Faulty, NewerFormat, Rejected, StoreError, StoreRefused, StoreUnavailable
 from proxy.syndication.accounts import AccountBook
 from proxy.syndication.attempt import Published
 from proxy.syndication.desk import Desk, Enqueued, JobView, Submission, Verdict
@@ -28,7 +28,7 @@ from proxy.syndication.refusals import (
     too_large,
     too_many_waiting,
 )
-from proxy.syndication.shown import Shower, is_over, remembered_records
+from proxy.syndication.shown import Shower, is_over, is_stuck, remembered_records
 from proxy.syntax import at_uri_authority, is_did
 from proxy.tenants import Account, Site
 
@@ -51,6 +51,8 @@ class PublishNow(Protocol):
 
 # The DID of an account as far as it is known without asking the network, else "".
 KnownDid = Callable[[Account], Awaitable[str]]
+# A person wants an account tried again whose login was refused. Raises StoreError.
+Forgive = Callable[[Account], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +84,7 @@ class Intake:
         *,
         durability: Durability,
         known_did: KnownDid,
+        forgive: Forgive,
         publish_now: PublishNow | None = None,
     ) -> None:
         self._desk = desk
@@ -90,6 +93,7 @@ class Intake:
         self._policy = policy
         self._durability = durability
         self._known_did = known_did
+        self._forgive = forgive
         self._publish_now = publish_now
         self._shower = Shower(base=policy.base)
 
@@ -158,11 +162,18 @@ class Intake:
         return Answer(status=200, body={"jobs": shown, "cursor": page.cursor or None})
 
     async def retry(self, site: Site, job: str) -> Answer:
-        """Try again what has failed. Raises Rejected (409) when nothing has."""
+        """Try again what has failed or waits for credentials. Raises Rejected (409) when nothing does."""
         view = await self._view(site, job)
-        if not any(delivery.shown is Status.FAILED for delivery in view.deliveries):
-            raise Rejected(409, "nothing_to_retry", "no account of this job has failed")
+        stuck = [delivery.account for delivery in view.deliveries if is_stuck(view, delivery)]
+        if not stuck:
+            raise Rejected(
+                409, "nothing_to_retry", "no account of this job has failed or waits for credentials"
+            )
         async with store_errors():
+            # First, or else a worker could find the refusal that is to be forgotten.
+            for account in map(self._book.current.accounts.get, stuck):
+                if account is not None:
+                    await self._forgive(account)
             after = await self._desk.requeue(job)
         return await self._answer(202, after or view)
 
@@ -235,7 +246,7 @@ class Intake:
             warnings += ("$.revision is older than what is known of this post; nothing was changed",)
         view = enqueued.view
         if view is None and enqueued.job:
-            view = await self._desk.read(enqueued.job) or self._unreadable(enqueued, submission)
+            view = await self._readable(enqueued.job) or self._unreadable(enqueued, submission)
         if view is not None:
             return await self._answer(202, view, warnings)
         status = Status(enqueued.state) if enqueued.state in _ENDED else Status.COMPLETED
@@ -243,6 +254,12 @@ class Intake:
             enqueued, site=submission.site, post=submission.post, dids=submission.accounts
         )
         return Answer(status=202, body=self._shower.remembered(status, records, warnings))
+
+    async def _readable(self, job: str) -> JobView | None:
+        try:
+            return await self._desk.read(job)
+        except NewerFormat:
+            return None
 
     def _unreadable(self, enqueued: Enqueued, submission: Submission) -> JobView:
         """What can be said of a job that a newer version wrote: it is there."""

@@ -191,24 +191,23 @@ def retry_delay_s(failures: int, delays: Sequence[float]) -> float | None:
 
 def delivery_from_fields(fields: Mapping[bytes, bytes]) -> Delivery | None:
     """The delivery that the hash `fields` describes; None if it is damaged or of an unknown format."""
-    text = _readable(fields)
-    if text is None:
-        return None
     try:
+        if int(fields[b"format"]) not in READABLE_FORMATS:
+            return None
         return Delivery(
-            job=text["job"],
-            account=text["account"],
-            site=text["site"],
-            state=DeliveryState(text["state"]),
-            action=Action(text.get("action") or Action.POST),
-            **_numbers(text, _DELIVERY_NUMBERS),
-            **_texts(text, _DELIVERY_TEXTS),
-            uri=_uri(text),
+            job=fields[b"job"].decode(),
+            account=fields[b"account"].decode(),
+            site=fields[b"site"].decode(),
+            state=DeliveryState(fields[b"state"].decode()),
+            action=Action((fields.get(b"action") or b"post").decode()),
+            **_numbers(fields, _DELIVERY_NUMBERS),
+            **_texts(fields, _DELIVERY_TEXTS),
+            uri=_uri(fields),
             intent=fields.get(b"intent", b""),
             history=tuple(
-                Failure(at_ms=int(at_ms), reason=str(reason)) for at_ms, reason in _list(text, "history")
+                Failure(at_ms=int(at_ms), reason=str(reason)) for at_ms, reason in _list(fields, b"history")
             ),
-            degraded=tuple(str(item) for item in _list(text, "degraded")),
+            degraded=tuple(str(item) for item in _list(fields, b"degraded")),
         )
     except (KeyError, ValueError, TypeError):
         return None
@@ -216,59 +215,58 @@ def delivery_from_fields(fields: Mapping[bytes, bytes]) -> Delivery | None:
 
 def job_from_fields(fields: Mapping[bytes, bytes]) -> Job | None:
     """The job that the hash `fields` describes; None if it is damaged or of an unknown format."""
-    text = _readable(fields)
-    if text is None:
-        return None
     try:
+        if int(fields[b"format"]) not in READABLE_FORMATS:
+            return None
+        revision = fields.get(b"revision")
         return Job(
-            id=text["id"],
-            site=text["site"],
-            post=text["post"],
-            accounts=tuple(name for name in text["accounts"].split(",") if name),
-            payload=text.get("payload", ""),
-            revision=int(text["revision"]) if text.get("revision") else None,
-            group=text.get("group", ""),
-            priority=text.get("priority") or "normal",
-            **_numbers(text, _JOB_NUMBERS),
+            id=fields[b"id"].decode(),
+            site=fields[b"site"].decode(),
+            post=fields[b"post"].decode(),
+            accounts=tuple(name for name in fields[b"accounts"].decode().split(",") if name),
+            revision=int(revision) if revision else None,
+            priority=(fields.get(b"priority") or b"normal").decode(),
+            **_numbers(fields, _JOB_NUMBERS),
+            **_texts(fields, _JOB_TEXTS),
         )
     except (KeyError, ValueError):
         return None
 
 
-_DELIVERY_NUMBERS: Final = (
-    "seq", "attempts", "failures", "deliveries", "fence", "due_at_ms", "expires_at_ms", "generation",
-)  # fmt: skip
-_DELIVERY_TEXTS: Final = ("token", "worker", "waiting_for", "did", "rkey", "cid", "error")
-_JOB_NUMBERS: Final = ("edition", "created_at_ms", "finished_at_ms", "first_published_at_ms", "generation")
+def _keyed(*names: str) -> tuple[tuple[str, bytes], ...]:
+    """Names of attributes with those of the fields that they are read from."""
+    return tuple((name, name.encode()) for name in names)
 
 
-def _readable(fields: Mapping[bytes, bytes]) -> dict[str, str] | None:
-    try:
-        text = {name.decode(): value.decode() for name, value in fields.items() if name != b"intent"}
-        return text if int(text["format"]) in READABLE_FORMATS else None
-    except (KeyError, ValueError):
-        return None
+_DELIVERY_NUMBERS: Final = _keyed(
+    "seq", "attempts", "failures", "deliveries", "fence", "due_at_ms", "expires_at_ms", "generation"
+)
+_DELIVERY_TEXTS: Final = _keyed("token", "worker", "waiting_for", "did", "rkey", "cid", "error")
+_JOB_NUMBERS: Final = _keyed(
+    "edition", "created_at_ms", "finished_at_ms", "first_published_at_ms", "generation"
+)
+_JOB_TEXTS: Final = _keyed("payload", "group")
 
 
-def _numbers(text: Mapping[str, str], names: Iterable[str]) -> dict[str, Any]:
-    return {name: int(text.get(name) or 0) for name in names}
+def _numbers(fields: Mapping[bytes, bytes], names: Iterable[tuple[str, bytes]]) -> dict[str, Any]:
+    return {name: int(fields.get(key) or 0) for name, key in names}
 
 
-def _texts(text: Mapping[str, str], names: Iterable[str]) -> dict[str, Any]:
-    return {name: text.get(name, "") for name in names}
+def _texts(fields: Mapping[bytes, bytes], names: Iterable[tuple[str, bytes]]) -> dict[str, Any]:
+    return {name: fields.get(key, b"").decode() for name, key in names}
 
 
-def _uri(text: Mapping[str, str]) -> str:
+def _uri(fields: Mapping[bytes, bytes]) -> str:
     """Where the record is; one that follows from DID and key is not stored once it is there."""
-    there = text["state"] == DeliveryState.DONE or text.get("action") == Action.DELETE
-    if there and not text.get("uri") and text.get("did") and text.get("rkey"):
-        return record_uri(text["did"], text["rkey"])
-    return text.get("uri", "")
+    uri, did, rkey = (fields.get(name, b"").decode() for name in (b"uri", b"did", b"rkey"))
+    there = fields[b"state"] == b"done" or fields.get(b"action") == b"delete"
+    return record_uri(did, rkey) if there and not uri and did and rkey else uri
 
 
-def _list(text: Mapping[str, str], name: str) -> list[Any]:
+def _list(fields: Mapping[bytes, bytes], name: bytes) -> list[Any]:
+    text = fields.get(name)
     # An empty table of Lua is written {}.
-    return list(json.loads(text.get(name) or "[]"))
+    return list(json.loads(text)) if text else []
 
 
 def transitions_diagram() -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import defaultdict
+from collections.abc import AsyncIterator
 from typing import Final
 
 from proxy.clock import Clock
@@ -54,17 +55,21 @@ class News:
 
     async def _listen(self) -> None:
         with contextlib.suppress(StoreUnavailable):
-            async for job in self._store.listen(self._channel):
-                if not self._subscribed:
-                    # What happened until now was not heard.
-                    self._subscribed = True
-                    self._wake_all()
-                elif job is not None:
-                    self._wake(job.decode())
-                elif not self._waiting:
-                    break
+            async with contextlib.aclosing(self._store.listen(self._channel)) as news:
+                await self._heed(news)
         self._subscribed = False
         self._wake_all()
+
+    async def _heed(self, news: AsyncIterator[bytes | None]) -> None:
+        async for job in news:
+            if not self._subscribed:
+                # What happened until now was not heard.
+                self._subscribed = True
+                self._wake_all()
+            elif job is not None:
+                self._wake(job.decode())
+            elif not self._waiting:
+                break
 
     def _wake(self, job: str) -> None:
         for waiter in self._waiting.get(job, ()):

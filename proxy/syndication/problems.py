@@ -20,7 +20,7 @@ CODES: Final[Mapping[str, tuple[int, str]]] = {
     "not_found": (404, "no such job, or it is another site's"),
     "method_not_allowed": (405, "the method is not possible here; `Allow` says which are"),
     "id_reused": (409, "the id belongs to another post; the site's ids are not immutable"),
-    "nothing_to_retry": (409, "no account of the job has failed"),
+    "nothing_to_retry": (409, "no account of the job has failed or waits for credentials"),
     "nothing_to_cancel": (409, "all accounts of the job are done, or are being sent to right now"),
     "too_large": (413, "the body is larger than allowed"),
     "unsupported_media_type": (415, "the body must be application/json"),

@@ -1,17 +1,26 @@
 """Exactly one record for each (account, post), however often and from wherever it is sent.
 
-The record key follows from the post (rkey.py), the record is frozen before anything is sent (record.py), and
-the PDS is asked to write it only where there is nothing or this very record. What is repeated finds itself.
+The record key follows from the post (rkey.py), the record is frozen before anything is sent (intent.py), and
+the PDS is asked to write it only where there is nothing or this very record (`swapRecord: null`). What is
+repeated finds itself. A thread is created in one commit, all of it or nothing.
+
+Not every PDS knows `swapRecord: null`. To servers whose JSON has no difference between null and absent it
+says nothing: some then overwrite, others refuse a repetition with a 5xx, and no answer tells which they are.
+So nothing relies on it alone: whatever may be there already is looked at before it is sent again. That is the
+case once an intent is stored, as an earlier attempt may have been sent; of a post older than ten minutes,
+which may come from a queue that was lost; and of a thread, as creating one twice fails like trouble, a 500.
+What is left, on servers that overwrite, is a post sent again within ten minutes of its publication to a queue
+that has lost it: its record is then replaced by itself in its present words, and still is the only one.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Final, Protocol, TypeVar, runtime_checkable
+from typing import Final, TypeVar
 
-from proxy.bluesky.pds import Pds, Record
+from proxy.bluesky.identity import Identities
+from proxy.bluesky.pds import MAX_LISTED, Pds, Record
 from proxy.bluesky.pins import Login
 from proxy.bluesky.sessions import Session, Sessions
 from proxy.bluesky.wire import REQUEST_TIMEOUT_S
@@ -27,15 +36,21 @@ from proxy.errors import (
 )
 from proxy.syndication.accounts import Accounts
 from proxy.syndication.attempt import Credentials, Lease, Outcome, Permanent, Published, Transient, Wait
+from proxy.syndication.intent import FrozenRecord, Intent, restore_intent
 from proxy.syndication.job import Action, Delivery
+from proxy.syndication.mentions import resolve_mentions
 from proxy.syndication.post import Post
-from proxy.syndication.record import FrozenRecord, cid_of, freeze, links_to, uris_in
+from proxy.syndication.record import freeze, links_to, texts_of, uris_in
 from proxy.syndication.richtext import PLAIN_TEMPLATE
-from proxy.syndication.rkey import POST_COLLECTION, record_key, record_uri
+from proxy.syndication.rkey import POST_COLLECTION, is_key_of, is_tid, record_key, record_uri, reply_key
 from proxy.telemetry import get_logger
 
-# A younger post is nowhere yet: whoever could have posted it would have used the same key.
+# Whatever leads to an older post is taken for it; to a younger one only what a lost queue has posted: there
+# may be several posts on one page, one after the other.
 ADOPTED_FROM_AGE_S: Final = 600.0
+# A queue that was lost counts from the start again. For so many deliveries it may be sent what it once knew,
+# under the dates of today.
+_RELEARNT: Final = 10_000
 
 # Keys of other posts that one attempt steps over: they collide once in 10⁹.
 _MAX_STEPS: Final = 5
@@ -48,15 +63,6 @@ T = TypeVar("T")
 _log = get_logger()
 
 
-@runtime_checkable
-class Bounded(Protocol):
-    """A lease that says when it ends."""
-
-    @property
-    def ends_at(self) -> float:
-        """The steady instant after which others may have taken the delivery over."""
-
-
 @dataclass(slots=True)
 class _Attempt:
     """One attempt, and what has been settled of it: a new session changes none of that."""
@@ -67,7 +73,9 @@ class _Attempt:
     did: str = ""
     generation: int = 0
     rkey: str = ""
-    record: FrozenRecord | None = None
+    intent: Intent | None = None
+    # Whether there may be a record already, and it is to be looked at before anything is sent.
+    looks: bool = False
     intended: bool = False
 
     @property
@@ -78,9 +86,17 @@ class _Attempt:
 class Publisher:
     """Publishes what a worker leases. `accounts` gives the accounts as they are at that moment."""
 
-    def __init__(self, sessions: Sessions, pds: Pds, accounts: Callable[[], Accounts], clock: Clock) -> None:
+    def __init__(
+        self,
+        sessions: Sessions,
+        pds: Pds,
+        identities: Identities,
+        accounts: Callable[[], Accounts],
+        clock: Clock,
+    ) -> None:
         self._sessions = sessions
         self._pds = pds
+        self._identities = identities
         self._accounts = accounts
         self._clock = clock
 
@@ -112,19 +128,28 @@ class Publisher:
         raise PdsUnreachable(f"{session.pds} does not take the tokens that it has given")
 
     async def _post(self, attempt: _Attempt, session: Session) -> Outcome:
-        if attempt.record is None:
+        if attempt.intent is None:
             if (refusal := self._settle(attempt, session.did)) is not None:
                 return refusal
             if (found := await self._adopted(attempt, session)) is not None:
                 return found
-            self._freeze(attempt)
+            await self._freeze(attempt)
         for _ in range(_MAX_STEPS):
-            await self._intend(attempt)
-            outcome = await self._put(attempt, session)
-            if outcome is not None:
+            there = await self._get(attempt, session) if attempt.looks else None
+            if there is None:
+                await self._intend(attempt)
+                try:
+                    if (published := await self._send(attempt, session)) is not None:
+                        return published
+                    there = await self._get(attempt, session)
+                except PdsUnreachable as error:
+                    there = await self._landed(attempt, session, error)
+            if there is None:
+                raise PdsUnreachable(f"the record {attempt.uri} was there and is gone")
+            if (outcome := _judged(attempt, there)) is not None:
                 return outcome
             attempt.generation += 1
-            attempt.rkey, attempt.intended = self._key(attempt), False
+            attempt.rkey, attempt.intended, attempt.looks = self._key(attempt), False, True
         return Permanent(reason=f"{_MAX_STEPS} record keys in a row belong to other posts")
 
     def _settle(self, attempt: _Attempt, did: str) -> Permanent | None:
@@ -149,88 +174,135 @@ class Publisher:
 
     async def _adopted(self, attempt: _Attempt, session: Session) -> Published | None:
         """A record that leads to the post already: of a queue that was lost since, or of another tool."""
-        age_s = self._clock.wall() - attempt.post.published_at.timestamp()
-        if attempt.delivery.intent or age_s <= ADOPTED_FROM_AGE_S:
+        old = self._clock.wall() - attempt.post.published_at.timestamp() > ADOPTED_FROM_AGE_S
+        if attempt.delivery.intent or not (old or 0 < attempt.delivery.seq <= _RELEARNT):
             return None
         records = await self._pds.list_records(
             session.pds, did=session.did, collection=POST_COLLECTION, deadline=self._deadline(attempt.lease)
         )
-        for record in records:
-            if links_to(record.value, attempt.post.url):
-                _log.info("post_adopted", job=attempt.delivery.job, uri=record.uri)
-                return Published(uri=record.uri, cid=record.cid, found=True)
-        return None
+        keys = [record.uri.rpartition("/")[2] for record in records]
+        # A record at our key, or one too old to be listed: what it is has to be seen.
+        attempt.looks = attempt.rkey in keys or (len(keys) >= MAX_LISTED and attempt.rkey < min(keys))
+        found = [
+            record
+            for record in records
+            if (old or _is_ours(attempt, record)) and links_to(record.value, attempt.post.url)
+        ]
+        if not found:
+            return None
+        # Another post may mention this one beside its own link.
+        record = min(found, key=lambda record: (record.uri != attempt.uri, len(set(uris_in(record.value)))))
+        _log.info("post_adopted", job=attempt.delivery.job, uri=record.uri)
+        return Published(uri=record.uri, cid=record.cid, found=True)
 
-    def _freeze(self, attempt: _Attempt) -> None:
-        """The record as it will be sent; as it was sent if it may have been."""
-        site = self._accounts().sites.get(attempt.delivery.site)
-        fresh = freeze(
-            attempt.post,
-            template=site.template if site else PLAIN_TEMPLATE,
-            langs=site.langs if site else (),
-            created_at=self._clock.wall(),
-        )
-        intent = attempt.delivery.intent
-        attempt.record = FrozenRecord(intent, cid_of(json.loads(intent)), fresh.degraded) if intent else fresh
+    async def _freeze(self, attempt: _Attempt) -> None:
+        """The records as they will be sent; as they were sent if they may have been."""
+        if attempt.delivery.intent:
+            attempt.intent, attempt.looks = restore_intent(attempt.delivery.intent), True
+            return
+        post, site = attempt.post, self._accounts().sites.get(attempt.delivery.site)
+        texts = texts_of(post, site.template if site else PLAIN_TEMPLATE)
+        handles = [handle for rich in texts for handle in rich.handles]
+        deadline = self._deadline(attempt.lease)
+        dids = await resolve_mentions(handles, self._identities, self._clock, deadline=deadline)
+        langs = site.langs if site else ()
+        attempt.intent = freeze(post, texts, dids=dids, langs=langs, created_at=self._clock.wall())
+        attempt.looks = attempt.looks or len(texts) > 1
 
     async def _intend(self, attempt: _Attempt) -> None:
-        record = attempt.record
-        if record is None or attempt.intended:
+        if attempt.intended:
             return
+        intent, (root, *_) = _settled(attempt)
         await attempt.lease.intend(
-            record.json_bytes, record.cid, attempt.rkey, did=attempt.did, generation=attempt.generation
+            intent.stored(), root.cid, root.rkey, did=attempt.did, generation=attempt.generation
         )
         attempt.intended = True
 
-    async def _put(self, attempt: _Attempt, session: Session) -> Outcome | None:
-        """Send the record. None: its key belongs to another post."""
-        record = attempt.record
-        if record is None or attempt.lease.expired():
+    async def _send(self, attempt: _Attempt, session: Session) -> Published | None:
+        """Send the records. None: there is another one at the first one's key."""
+        intent, (root, *replies) = _settled(attempt)
+        if attempt.lease.expired():
             raise LeaseLost("the lease ended before the record was sent")
+        if replies:
+            await self._pds.create_records(
+                session.pds,
+                access=session.access,
+                did=attempt.did,
+                collection=POST_COLLECTION,
+                records=[(record.rkey, record.json_bytes) for record in (root, *replies)],
+                deadline=self._deadline(attempt.lease),
+            )
+            return Published(uri=attempt.uri, cid=root.cid, degraded=intent.degraded)
         try:
             stored = await self._pds.put_record(
                 session.pds,
                 access=session.access,
                 did=attempt.did,
                 collection=POST_COLLECTION,
-                rkey=attempt.rkey,
-                record=record.json_bytes,
+                rkey=root.rkey,
+                record=root.json_bytes,
                 deadline=self._deadline(attempt.lease),
             )
         except PdsRejected as error:
             if error.code != _SWAP:
                 raise
-            return await self._taken(attempt, session)
-        if stored.cid != record.cid:
-            _log.warning("cid_differs", uri=stored.uri, ours=record.cid, theirs=stored.cid)
-        return Published(uri=stored.uri, cid=stored.cid, found=not stored.written, degraded=record.degraded)
+            return None
+        if stored.cid != root.cid:
+            _log.warning("cid_differs", uri=stored.uri, ours=root.cid, theirs=stored.cid)
+        return Published(uri=stored.uri, cid=stored.cid, found=not stored.written, degraded=intent.degraded)
 
-    async def _taken(self, attempt: _Attempt, session: Session) -> Outcome | None:
-        """Another record has the key: this post's in other words, another post's (None), or neither."""
-        there = await self._pds.get_record(
+    async def _landed(self, attempt: _Attempt, session: Session, lost: PdsUnreachable) -> Record:
+        """What the request did whose answer was lost: its record. Raises `lost` if that cannot be said.
+
+        Asked at once, so that a lost answer costs neither an attempt nor a minute, and its author has no time
+        to delete what would then be posted again.
+        """
+        if not lost.sent or lost.retry_after_s is not None:
+            raise lost
+        try:
+            there = await self._get(attempt, session)
+        except PdsError:
+            raise lost from None
+        if there is None:
+            raise lost
+        return there
+
+    async def _get(self, attempt: _Attempt, session: Session, part: int = 0) -> Record | None:
+        return await self._pds.get_record(
             session.pds,
             did=attempt.did,
             collection=POST_COLLECTION,
-            rkey=attempt.rkey,
+            rkey=reply_key(attempt.rkey, part) if part else attempt.rkey,
             deadline=self._deadline(attempt.lease),
         )
-        if there is None:
-            raise PdsUnreachable(f"the record {attempt.uri} was there and is gone")
-        if _is_this_post(attempt, there):
-            _log.info("post_found_again", job=attempt.delivery.job, uri=there.uri)
-            return Published(uri=there.uri, cid=there.cid, found=True)
-        if any(True for _ in uris_in(there.value)):
-            _log.warning("record_key_taken", job=attempt.delivery.job, uri=there.uri)
-            return None
-        return Permanent(reason=f"conflict: {attempt.uri} is there, and is not this post")
 
     async def _delete(self, attempt: _Attempt, session: Session) -> Outcome:
-        """Delete the record that was published, unless it has become another one since."""
+        """Delete what was published, unless it has become another record since; with its thread."""
         delivery = attempt.delivery
         uri = delivery.uri or record_uri(delivery.did or session.did, delivery.rkey)
-        attempt.did, _, rkey = uri.removeprefix("at://").replace(f"/{POST_COLLECTION}/", " ").partition(" ")
-        if attempt.did != session.did or not rkey:
+        attempt.did, _, attempt.rkey = (
+            uri.removeprefix("at://").replace(f"/{POST_COLLECTION}/", " ").partition(" ")
+        )
+        if attempt.did != session.did or not attempt.rkey:
             return Permanent(reason=f"{uri} is not a post of {session.did}")
+        root = await self._get(attempt, session)
+        mended = root is not None and delivery.cid not in ("", root.cid)
+        if mended or not (root is None or await self._deleted(attempt, session, root)):
+            return Permanent(reason=f"{uri} was changed since it was published, and stays")
+        if is_tid(attempt.rkey):
+            await self._delete_replies(attempt, session)
+        return Published(uri=uri, cid=delivery.cid)
+
+    async def _delete_replies(self, attempt: _Attempt, session: Session) -> None:
+        """Delete the rest of the thread, of which its author may have deleted some."""
+        part, expected = 1, len(texts_of(attempt.post, PLAIN_TEMPLATE))
+        while (reply := await self._get(attempt, session, part)) is not None or part < expected:
+            if reply is not None and _replies_to(reply, attempt.uri):
+                await self._deleted(attempt, session, reply)
+            part += 1
+
+    async def _deleted(self, attempt: _Attempt, session: Session, record: Record) -> bool:
+        """Delete `record` as it was seen; False if it has become another one since."""
         if attempt.lease.expired():
             raise LeaseLost("the lease ended before the record was deleted")
         try:
@@ -239,20 +311,19 @@ class Publisher:
                 access=session.access,
                 did=session.did,
                 collection=POST_COLLECTION,
-                rkey=rkey,
-                cid=delivery.cid,
+                rkey=record.uri.rpartition("/")[2],
+                cid=record.cid,
                 deadline=self._deadline(attempt.lease),
             )
         except PdsRejected as error:
             if error.code != _SWAP:
                 raise
-            return Permanent(reason=f"{uri} was changed since it was published, and stays")
-        return Published(uri=uri, cid=delivery.cid)
+            return False
+        return True
 
     def _deadline(self, lease: Lease) -> float:
         """The steady instant by which a request must be over: none outlives the lease."""
-        deadline = self._clock.steady() + REQUEST_TIMEOUT_S
-        return min(deadline, lease.ends_at) if isinstance(lease, Bounded) else deadline
+        return min(self._clock.steady() + REQUEST_TIMEOUT_S, lease.ends_at)
 
 
 def login_of(accounts: Accounts, name: str) -> Login | None:
@@ -268,18 +339,37 @@ def login_of(accounts: Accounts, name: str) -> Login | None:
     )
 
 
-def _is_this_post(attempt: _Attempt, there: Record) -> bool:
-    record = attempt.record
-    if record is not None and there.cid == record.cid:
-        return True
-    return any(links_to(there.value, url) for url in _urls(attempt))
+def _is_ours(attempt: _Attempt, there: Record) -> bool:
+    """Whether its key says that it is this post, published by a queue that was lost, under whatever date."""
+    job, rkey = attempt.lease.job, there.uri.rpartition("/")[2]
+    return is_key_of(rkey, did=attempt.did, site=job.site, post_id=job.post)
 
 
-def _urls(attempt: _Attempt) -> Iterator[str]:
-    """Where the post is, and where it was when its record was frozen."""
-    yield attempt.post.url
-    if attempt.record is not None:
-        yield from uris_in(json.loads(attempt.record.json_bytes))
+def _settled(attempt: _Attempt) -> tuple[Intent, tuple[FrozenRecord, ...]]:
+    """What is to be sent, and its records at the key that the attempt has come to."""
+    if attempt.intent is None:
+        raise LeaseLost("nothing was frozen")
+    return attempt.intent, attempt.intent.at(attempt.did, attempt.rkey)
+
+
+def _judged(attempt: _Attempt, there: Record) -> Outcome | None:
+    """The record at our key is this post, in the same or other words; another post's (None); or neither."""
+    intent, (root, *_) = _settled(attempt)
+    if there.cid == root.cid:
+        return Published(uri=there.uri, cid=there.cid, found=True, degraded=intent.degraded)
+    if links_to(there.value, attempt.post.url) or links_to(there.value, intent.url):
+        _log.info("post_found_again", job=attempt.delivery.job, uri=there.uri)
+        return Published(uri=there.uri, cid=there.cid, found=True)
+    if any(True for _ in uris_in(there.value)):
+        _log.warning("record_key_taken", job=attempt.delivery.job, uri=there.uri)
+        return None
+    return Permanent(reason=f"conflict: {attempt.uri} is there, and is not this post")
+
+
+def _replies_to(record: Record, root_uri: str) -> bool:
+    reply = record.value.get("reply")
+    root = reply.get("root") if isinstance(reply, Mapping) else None
+    return isinstance(root, Mapping) and root.get("uri") == root_uri
 
 
 def _outcome_of(error: PdsError) -> Outcome:

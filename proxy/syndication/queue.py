@@ -14,7 +14,7 @@ from typing import Any, Final
 from proxy.clock import Clock
 from proxy.errors import LeaseLost, StoreRefused, Superseded
 from proxy.store.queue_store import QueueStore
-from proxy.store.scripts import Script, script
+from proxy.store.scripts import steps
 from proxy.syndication.desk import Enqueued, JobPage, JobView, Submission
 from proxy.syndication.job import FORMAT, Status, retry_delay_s
 from proxy.syndication.news import News
@@ -38,26 +38,27 @@ BATCH: Final = 100
 # A reason is for people; it must not fill the store.
 MAX_REASON_CHARS: Final = 500
 
-_LEASE: Final = ("queue", "queue_lease")
-_CHANGE: Final = ("queue", "queue_change")
-_ENQUEUE: Final = script("queue_enqueue", libraries=(*_CHANGE,))
-_CANCEL: Final = script("queue_cancel", libraries=_CHANGE)
-_REQUEUE: Final = script("queue_requeue", libraries=_CHANGE)
-_READ: Final = script("queue_read", libraries=("queue",))
-_LIST: Final = script("queue_list", libraries=("queue",))
-_GATE: Final = script("queue_gate", libraries=("queue",))
-_INTRODUCE: Final = script("queue_introduce", libraries=_LEASE)
-_HEARTBEAT: Final = script("queue_heartbeat", libraries=("queue",))
-_TAKE: Final = script("queue_take", libraries=_LEASE)
-_INTEND: Final = script("queue_intend", libraries=("queue",))
-_FINISH: Final = script("queue_finish", libraries=_LEASE)
-_RETRY: Final = script("queue_retry", libraries=_LEASE)
-_FAIL: Final = script("queue_fail", libraries=_LEASE)
-_RELEASE: Final = script("queue_release", libraries=_LEASE)
-_REAP: Final = script("queue_reap", libraries=("queue",))
-_PROMOTE: Final = script("queue_promote", libraries=("queue",))
-_SWEEP: Final = script("queue_sweep", libraries=("queue",))
-_RECONCILE: Final = script("queue_reconcile", libraries=_LEASE)
+# One script for all that happens, see queue.lua.
+_LEASING: Final = (
+    "queue_finish",
+    "queue_retry",
+    "queue_fail",
+    "queue_release",
+    "queue_take",
+    "queue_introduce",
+)
+_STEPS: Final = steps(
+    ["queue", "queue_keep"],
+    [
+        ([], ["queue_heartbeat", "queue_gate"]),
+        (
+            ["queue_deliver"],
+            ["queue_intend", "queue_read", "queue_list", "queue_promote", "queue_reap", "queue_sweep"],
+        ),
+        (["queue_deliver", "queue_lease"], [*_LEASING, "queue_reconcile"]),
+        (["queue_deliver", "queue_change"], ["queue_enqueue", "queue_cancel", "queue_requeue"]),
+    ],
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,11 +113,11 @@ class JobQueue:
             *("posts_per_hour", submission.posts_per_hour, "max_waiting", submission.max_waiting),
             *("max_age_ms", _ms(self._policy.max_post_age_s)),
         ]
-        return enqueued_from(await self._run(_ENQUEUE, args))
+        return enqueued_from(await self._run("queue_enqueue", args))
 
     async def read(self, job: str, *, site: str | None = None) -> JobView | None:
         """The job with its deliveries; None if it is not known, or not of `site` if that is given."""
-        text, payload = await self._run(_READ, [job])
+        text, payload = await self._run("queue_read", [job])
         view = view_from(text, payload)
         return view if view is not None and site in (None, view.job.site) else None
 
@@ -130,18 +131,18 @@ class JobQueue:
         if cursor and not (cursor.isascii() and cursor.isdigit() and len(cursor) <= 15):
             return JobPage(jobs=(), cursor="")
         args = [site, status or "", group or "", cursor or "", limit]
-        return page_from(await self._run(_LIST, args))
+        return page_from(await self._run("queue_list", args))
 
     async def cancel(self, job: str) -> JobView | None:
         """Cancel what has not been sent; the job as it is then, None if it is not known."""
-        return view_from(await self._run(_CANCEL, [job]))
+        return view_from(await self._run("queue_cancel", [job]))
 
     async def requeue(self, job: str, accounts: Sequence[str] = ()) -> JobView | None:
         """Try again, as from the start, what has failed of the job (for `accounts`, or all of it).
 
         Its accounts whose credentials were refused are given another chance with them.
         """
-        return view_from(await self._run(_REQUEUE, [job, _ms(self._policy.max_post_age_s), *accounts]))
+        return view_from(await self._run("queue_requeue", [job, _ms(self._policy.max_post_age_s), *accounts]))
 
     async def wait_for_news(self, job: str, timeout_s: float) -> None:
         """Return when something happened to `job`, or after `timeout_s` at most; read it then."""
@@ -149,25 +150,25 @@ class JobQueue:
 
     async def close_gate(self, account: str, reason: str, for_s: float | None) -> None:
         """Hand out nothing of `account` for `for_s` seconds; None: until `open_gate`."""
-        await self._run(_GATE, [account, "close", -1 if for_s is None else _ms(for_s), reason])
+        await self._run("queue_gate", [account, "close", -1 if for_s is None else _ms(for_s), reason])
 
     async def open_gate(self, account: str) -> None:
         """Hand out what waits of `account`; its breaker and refused credentials are forgotten."""
-        await self._run(_GATE, [account, "open"])
+        await self._run("queue_gate", [account, "open"])
 
     async def pause(self, account: str, *, paused: bool) -> None:
         """Pause or resume `account`, apart from its gate."""
-        await self._run(_GATE, [account, "pause" if paused else "resume"])
+        await self._run("queue_gate", [account, "pause" if paused else "resume"])
 
     # What workers do. `worker` is a name that no other process ever had.
 
     async def introduce(self, worker: str, accounts: Mapping[str, str]) -> None:
         """`worker` is there and serves `accounts`, given with the fingerprints of their credentials."""
-        await self._run(_INTRODUCE, [worker, *(part for pair in accounts.items() for part in pair)])
+        await self._run("queue_introduce", [worker, *(part for pair in accounts.items() for part in pair)])
 
     async def heartbeat(self, worker: str) -> bool:
         """`worker` is alive; whether it was held alive until now. If not, its leases may be lost."""
-        return bool(await self._run(_HEARTBEAT, [worker, self._lease_ms]))
+        return bool(await self._run("queue_heartbeat", [worker, self._lease_ms]))
 
     async def take(self, worker: str, count: int, *, own: bool = False) -> list[Leased] | None:
         """Up to `count` deliveries for `worker` without waiting; None if it must introduce itself.
@@ -201,7 +202,7 @@ class JobQueue:
         """Store what is about to be sent. Raises LeaseLost, and Superseded if the post was edited."""
         edition = leased.job.edition if leased.job else 0
         args = [leased.id, leased.token, edition, record, cid, rkey, did, _text(generation)]
-        answer = await self._run(_INTEND, args)
+        answer = await self._run("queue_intend", args)
         if answer == b"edited":
             raise Superseded(f"{leased.id} was edited or withdrawn meanwhile")
         if answer != b"ours":
@@ -211,7 +212,7 @@ class JobQueue:
         self, leased: Leased, uri: str, cid: str, degraded: Sequence[str] = (), *, following: str = ""
     ) -> Settled:
         """The record is there. `following`: the worker that wants the next delivery with the answer."""
-        return await self._settle(_FINISH, leased, following, [uri, cid, degraded_text(degraded)])
+        return await self._settle("queue_finish", leased, following, [uri, cid, degraded_text(degraded)])
 
     async def retry(
         self,
@@ -232,11 +233,11 @@ class JobQueue:
             self._policy.breaker_threshold,
             _ms(self._policy.breaker_cooldown_s),
         ]
-        return await self._settle(_RETRY, leased, following, args)
+        return await self._settle("queue_retry", leased, following, args)
 
     async def fail(self, leased: Leased, reason: str, *, following: str = "") -> Settled:
         """Refused for good: nothing of it is there."""
-        return await self._settle(_FAIL, leased, following, [reason[:MAX_REASON_CHARS]])
+        return await self._settle("queue_fail", leased, following, [reason[:MAX_REASON_CHARS]])
 
     async def release(
         self,
@@ -249,7 +250,7 @@ class JobQueue:
     ) -> Settled:
         """Give back without an attempt used; the account waits for `wait_s`, or for other credentials."""
         args = [_ms(wait_s), reason[:MAX_REASON_CHARS], refused_fingerprint]
-        return await self._settle(_RELEASE, leased, following, args)
+        return await self._settle("queue_release", leased, following, args)
 
     async def leave(self, worker: str) -> list[str]:
         """`worker` goes; what it still held is given back. Returns the ids of that."""
@@ -263,39 +264,48 @@ class JobQueue:
 
     async def promote(self) -> Promoted:
         """Move on what is due: retries, scheduled posts, gates; and end what has waited for too long."""
-        return promoted_from(await self._run(_PROMOTE, [BATCH]))
+        return promoted_from(await self._run("queue_promote", [BATCH]))
 
     async def sweep(self) -> int:
         """Forget a batch of what has been kept for long enough; how many went."""
         kept = (self._policy.done_retention_s, self._policy.dead_retention_s, TOMBSTONE_S, IDEMPOTENCY_S)
-        return int(await self._run(_SWEEP, [*(_ms(seconds) for seconds in kept), BATCH]))
+        return int(await self._run("queue_sweep", [*(_ms(seconds) for seconds in kept), BATCH]))
 
     async def reconcile(self, cursor: str = "0") -> tuple[str, list[str]]:
         """Prove a part of the live deliveries to be in one place each, and repair what is not.
 
         Returns the next cursor ("0" when all were seen) and a sentence on each repair.
         """
-        following, *repairs = await self._run(_RECONCILE, [cursor, BATCH, self._lease_ms])
+        following, *repairs = await self._run("queue_reconcile", [cursor, BATCH, self._lease_ms])
         return following.decode(), [repair.decode() for repair in repairs]
 
     @property
     def _lease_ms(self) -> int:
         return _ms(self._policy.lease_s)
 
-    async def _run(self, what: Script, args: Sequence[Any]) -> Any:
-        return await self._store.run(what, self._prefix, args)
+    async def _run(self, step: str, args: Sequence[Any]) -> Any:
+        return await self._store.run(_STEPS[step], self._prefix, [*args, step])
 
     async def _take(self, worker: str, count: int, how: list[Any]) -> list[Leased] | None:
-        request = secrets.token_hex(8)
-        kind, *found = await self._run(_TAKE, [worker, request, self._readable, self._lease_ms, count, *how])
+        request = secrets.token_urlsafe(6)
+        kind, *found = await self._run(
+            "queue_take", [worker, request, self._readable, self._lease_ms, count, *how]
+        )
         return None if kind == b"stranger" else [leased_from(item, request) for item in found]
 
-    async def _settle(self, what: Script, leased: Leased, following: str, args: list[Any]) -> Settled:
-        common = [leased.id, leased.token, following, secrets.token_hex(8), self._readable, self._lease_ms]
-        return settled_from(await self._run(what, [*common, *args]))
+    async def _settle(self, step: str, leased: Leased, following: str, args: list[Any]) -> Settled:
+        common = [
+            leased.id,
+            leased.token,
+            following,
+            secrets.token_urlsafe(6),
+            self._readable,
+            self._lease_ms,
+        ]
+        return settled_from(await self._run(step, [*common, *args]))
 
     async def _reap(self, leaver: str) -> list[str]:
-        return [name.decode() for name in await self._run(_REAP, [self._lease_ms, BATCH, leaver])]
+        return [name.decode() for name in await self._run("queue_reap", [self._lease_ms, BATCH, leaver])]
 
 
 def _ms(seconds: float) -> int:

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from proxy.errors import NewerFormat
 from proxy.syndication.desk import Enqueued, JobPage, JobView, Verdict
-from proxy.syndication.job import Delivery, Job, delivery_from_fields, job_from_fields
+from proxy.syndication.job import FORMAT, Delivery, Job, delivery_from_fields, job_from_fields
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,19 +74,20 @@ def promoted_from(answer: Sequence[Any]) -> Promoted:
 
 def enqueued_from(answer: Sequence[Any]) -> Enqueued:
     """What queue_enqueue answers."""
-    verdict, replayed, first_published_at_ms, generation, job, view = answer
+    verdict, replayed, first_published_at_ms, generation, job, view, *state = answer
     return Enqueued(
         verdict=Verdict(verdict.decode()),
         job=job.decode(),
         replayed=bool(replayed),
-        view=view_from(view),
+        view=_known_view(view),
         first_published_at_ms=int(first_published_at_ms),
         generation=int(generation),
+        state=state[0].decode() if state else "",
     )
 
 
 def view_from(text: bytes, payload: bytes | None = None) -> JobView | None:
-    """The job that the JSON `text` shows; None if there is none, or one of an unknown format."""
+    """The job that the JSON `text` shows; None if there is none. Raises NewerFormat."""
     if not text:
         return None
     document = json.loads(text)
@@ -93,6 +95,8 @@ def view_from(text: bytes, payload: bytes | None = None) -> JobView | None:
     deliveries = [delivery_from_fields(_encoded(fields)) for fields in document["deliveries"]]
     known = [delivery for delivery in deliveries if delivery is not None]
     if job is None:
+        if document["job"].get("format", "").isdecimal() and int(document["job"]["format"]) > FORMAT:
+            raise NewerFormat("a later version of feedproxy has the job")
         return None
     # An empty table of Lua is an object or an array, as it happens.
     gates = document["gates"] or {}
@@ -106,13 +110,20 @@ def view_from(text: bytes, payload: bytes | None = None) -> JobView | None:
 def page_from(answer: Sequence[bytes]) -> JobPage:
     """What queue_list answers."""
     cursor, *views = answer
-    found = (view_from(view) for view in views)
+    found = map(_known_view, views)
     return JobPage(jobs=tuple(view for view in found if view is not None), cursor=cursor.decode())
 
 
 def degraded_text(degraded: Sequence[str]) -> str:
     """What a post had to go without, as a delivery stores it."""
     return json.dumps(list(degraded), ensure_ascii=False, separators=_SEPARATORS)
+
+
+def _known_view(text: bytes) -> JobView | None:
+    try:
+        return view_from(text)
+    except NewerFormat:
+        return None
 
 
 def _fields(flat: Sequence[bytes]) -> dict[bytes, bytes]:

@@ -1,81 +1,99 @@
-"""The record of a post: frozen once as bytes, with the CID that the PDS will give it."""
+"""The records of a post within their lexicon, and where a record leads its readers. Pure.
+
+What a post has too much of is left out and recorded: a wrong tag never costs the post. The limits are those
+of app.bsky.feed.post.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
-import libipld
+import regex
 
+from proxy.syndication.entities import Kind, hashtag
+from proxy.syndication.fitting import count_graphemes
+from proxy.syndication.intent import Intent
 from proxy.syndication.post import Post
-from proxy.syndication.richtext import RichText, compose, count_graphemes
+from proxy.syndication.richtext import RichText, Wording, compose, compose_thread
 from proxy.syndication.rkey import POST_COLLECTION
 
 MAX_LANGS: Final = 3
 MAX_TAGS: Final = 8
+MAX_LABELS: Final = 10
 _MAX_TAG_GRAPHEMES: Final = 64
 _MAX_TAG_BYTES: Final = 640
+_MAX_LABEL_BYTES: Final = 128
+# In all records of a post: each takes about 150 bytes, and a PDS reads requests of 150 KiB.
+_MAX_FACETS: Final = 300
 
-# CIDv1, DAG-CBOR, SHA-256 of 32 bytes (https://atproto.com/specs/data-model#link-and-cid-formats).
-_CID_PREFIX: Final = bytes((0x01, 0x71, 0x12, 0x20))
+# A well-formed language tag (https://www.rfc-editor.org/rfc/rfc5646#section-2.1), without grandfathered ones.
+_LANGUAGE: Final = regex.compile(
+    r"(?:[a-z]{2,3}(?:-[a-z]{3}){0,3}|[a-z]{4,8})(?:-[a-z]{4})?(?:-(?:[a-z]{2}|[0-9]{3}))?"
+    r"(?:-(?:[a-z0-9]{5,8}|[0-9][a-z0-9]{3}))*(?:-[a-wyz0-9](?:-[a-z0-9]{2,8})+)*(?:-x(?:-[a-z0-9]{1,8})+)?"
+    r"|x(?:-[a-z0-9]{1,8})+",
+    regex.ASCII | regex.IGNORECASE,
+)
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 # Campaign parameters, which cross-posting tools add; they lead to the same page.
 _CAMPAIGN: Final = "utm_"
 
 
 @dataclass(frozen=True, slots=True)
-class FrozenRecord:
-    """A record as it is sent, again and again, byte for byte.
+class _Kept:
+    """What of a list a record has room for, and how much was left out."""
 
-    `json_bytes` is its DAG-JSON, `cid` what the PDS answers when it has stored it, `degraded` says what had
-    to be left out or cut.
+    values: list[str]
+    left_out: int
+
+    def said(self, of: str) -> Iterator[str]:
+        if self.left_out:
+            yield f"{self.left_out} of the {of} {'was' if self.left_out == 1 else 'were'} left out"
+
+
+def texts_of(post: Post, template: str) -> tuple[RichText, ...]:
+    """What `post` says, in as many records as it takes."""
+    wording = Wording(url=post.url, title=post.title, excerpt=post.excerpt, text=post.text, tags=post.tags)
+    return compose_thread(wording, template) if post.thread else (compose(wording, template),)
+
+
+def freeze(
+    post: Post,
+    texts: Sequence[RichText],
+    *,
+    dids: Mapping[str, str],
+    langs: Sequence[str],
+    created_at: float,
+) -> Intent:
+    """The records of `post` with `texts`, one each. `dids` are those of handles in them that lead somewhere.
+
+    `langs` are the site's, used where the post has none. `created_at` (seconds since 1970) is the instant of
+    the first attempt, not of the publication: readers are shown a post by the earlier of it and of when it
+    arrived, so one that has waited would sink. The parts of a thread are a millisecond apart, in their order.
     """
-
-    json_bytes: bytes
-    cid: str
-    degraded: tuple[str, ...] = ()
-
-
-def freeze(post: Post, *, template: str, langs: Sequence[str], created_at: float) -> FrozenRecord:
-    """The record of `post`. `langs` are the site's, used where the post has none.
-
-    `created_at` (seconds since 1970) is the instant of the first attempt, not of the publication: readers are
-    shown a post by the earlier of it and of when it arrived, so one that has waited would sink.
-    """
-    rich = compose(template=template, title=post.title, excerpt=post.excerpt, text=post.text, url=post.url)
-    tags, left_out = _tags(post.tags)
-    record: dict[str, Any] = {
-        "$type": POST_COLLECTION,
-        "text": rich.text,
-        "facets": [link.as_record() for link in rich.links],
-        "createdAt": datetime.fromtimestamp(created_at, UTC).isoformat(timespec="milliseconds")[:-6] + "Z",
-    }
-    if chosen := [*(post.langs or langs)][:MAX_LANGS]:
-        record["langs"] = chosen
-    if tags:
-        record["tags"] = tags
-    if post.labels:
-        record["labels"] = {
-            "$type": "com.atproto.label.defs#selfLabels",
-            "values": [{"val": label} for label in post.labels],
-        }
-    return FrozenRecord(canonical_json(record), cid_of(record), (*_cuts(rich), *left_out))
-
-
-def canonical_json(record: Mapping[str, Any]) -> bytes:
-    """`record` as bytes: one form for one record."""
-    return json.dumps(record, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
-
-
-def cid_of(record: Mapping[str, Any]) -> str:
-    """The CID of a record in its JSON form (https://atproto.com/specs/data-model)."""
-    digest = hashlib.sha256(libipld.encode_dag_cbor(_linked(record))).digest()
-    return str(libipld.encode_cid(_CID_PREFIX + digest))
+    written, tags, labels = _langs(post.langs or langs), _tags(post.tags, texts[0]), _labels(post.labels)
+    shared: dict[str, Any] = {"$type": POST_COLLECTION}
+    if written.values:
+        shared["langs"] = written.values
+    if labels.values:
+        values = [{"val": label} for label in labels.values]
+        shared["labels"] = {"$type": "com.atproto.label.defs#selfLabels", "values": values}
+    records, left = [], _MAX_FACETS
+    for part, rich in enumerate(texts):
+        facets = rich.facets(dids)
+        record = {**shared, "text": rich.text, "createdAt": _instant(created_at + part / 1000)}
+        if facets[:left]:
+            record["facets"] = facets[:left]
+        left = max(left - len(facets), 0)
+        records.append(record)
+    if tags.values:
+        records[0]["tags"] = tags.values
+    degraded = [*_cuts(texts), *_unresolved(texts, dids)]
+    degraded += [*tags.said("tags"), *written.said("languages"), *labels.said("labels")]
+    return Intent(tuple(records), post.url, tuple(degraded))
 
 
 def links_to(record: Mapping[str, Any], url: str) -> bool:
@@ -100,33 +118,46 @@ def uris_in(record: Mapping[str, Any]) -> Iterator[str]:
             yield uri
 
 
-def _cuts(rich: RichText) -> Iterator[str]:
-    for part in rich.shortened:
-        if part != "excerpt":  # which is there to fill what is left
+def _instant(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _cuts(texts: Sequence[RichText]) -> Iterator[str]:
+    for part in texts[0].shortened:
+        if part not in ("excerpt", "tags"):  # which are there to fill what is left
             yield f"the {part} was too long and was cut"
 
 
-def _tags(tags: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
-    bare = [tag.strip().removeprefix("#").strip() for tag in tags]
+def _unresolved(texts: Sequence[RichText], dids: Mapping[str, str]) -> Iterator[str]:
+    handles = dict.fromkeys(handle for rich in texts for handle in rich.handles if handle not in dids)
+    if handles:
+        several = f" and {len(handles) - 1} more" if len(handles) > 1 else ""
+        yield f"@{next(iter(handles))}{several} could not be resolved: plain text"
+
+
+def _tags(tags: Sequence[str], rich: RichText) -> _Kept:
+    """The tags beside the text. What stands in the text as a tag is one already."""
+    there = {entity.value.casefold() for entity in rich.entities if entity.kind is Kind.TAG}
+    bare = dict.fromkeys(tag.strip().removeprefix("#").strip() for tag in tags)
+    wanted = [tag for tag in bare if tag and not {tag.casefold(), hashtag(tag).casefold()} & there]
     fitting = [
         tag
-        for tag in dict.fromkeys(bare)
-        if tag and count_graphemes(tag) <= _MAX_TAG_GRAPHEMES and len(tag.encode()) <= _MAX_TAG_BYTES
+        for tag in wanted
+        if count_graphemes(tag) <= _MAX_TAG_GRAPHEMES and len(tag.encode()) <= _MAX_TAG_BYTES
     ]
-    kept = fitting[:MAX_TAGS]
-    left_out = len(dict.fromkeys(tag for tag in bare if tag)) - len(kept)
-    return kept, (f"{left_out} of the tags were left out",) if left_out else ()
+    return _Kept(fitting[:MAX_TAGS], len(wanted) - len(fitting[:MAX_TAGS]))
 
 
-def _linked(value: Any) -> Any:
-    """The value as libipld takes it: `$link` as the raw bytes of its CID."""
-    if isinstance(value, Mapping):
-        if value.keys() == {"$link"}:
-            return bytes(libipld.decode_multibase(value["$link"])[1])
-        return {name: _linked(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_linked(item) for item in value]
-    return value
+def _langs(langs: Sequence[str]) -> _Kept:
+    wanted = dict.fromkeys(langs)
+    kept = [lang for lang in wanted if _LANGUAGE.fullmatch(lang)][:MAX_LANGS]
+    return _Kept(kept, len(wanted) - len(kept))
+
+
+def _labels(labels: Sequence[str]) -> _Kept:
+    wanted = dict.fromkeys(labels)
+    kept = [label for label in wanted if len(label.encode()) <= _MAX_LABEL_BYTES][:MAX_LABELS]
+    return _Kept(kept, len(wanted) - len(kept))
 
 
 def _page(url: str) -> tuple[Any, ...] | None:

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import Final
 
-from proxy.errors import Rejected, StoreRefused, StoreUnavailable
+from proxy.errors import NewerFormat, Rejected, StoreRefused, StoreUnavailable
 
 # How long a CMS should wait before it sends again.
 RETRY_STORE_S: Final = 10
@@ -25,6 +25,8 @@ async def store_errors() -> AsyncIterator[None]:
         yield
     except StoreUnavailable:
         raise store_away() from None
+    except NewerFormat:
+        raise newer_job() from None
     except StoreRefused:
         raise store_full() from None
 
@@ -52,6 +54,12 @@ def too_many_waiting() -> Rejected:
 def store_away() -> Rejected:
     """No queue: nothing was stored, as far as is known."""
     return _waits(503, "store_unavailable", "the queue cannot be reached; send the post again", RETRY_STORE_S)
+
+
+def newer_job() -> Rejected:
+    """A job that another process can show, as while the fleet is being upgraded."""
+    message = "a later version of feedproxy has this job, which this process cannot show yet; ask again"
+    return _waits(503, "store_unavailable", message, RETRY_STORE_S)
 
 
 def store_full() -> Rejected:

@@ -37,6 +37,26 @@ def record_key(
     return _sortable(microseconds << _CLOCK_ID_BITS | _hashed("clock id", identity) % 2**_CLOCK_ID_BITS)
 
 
+def is_tid(key: str) -> bool:
+    """Whether `key` is a TID, as keys of posts are in general and ours always."""
+    return len(key) == _CHARS and key[0] in _ALPHABET[: len(_ALPHABET) // 2] and set(key) <= set(_ALPHABET)
+
+
+def is_key_of(rkey: str, *, did: str, site: str, post_id: str) -> bool:
+    """Whether `record_key` gave `rkey` to this post, whatever its date was then; by chance once in 10⁹."""
+    if not is_tid(rkey):
+        return False
+    published_at_ms = (_number(rkey) >> _CLOCK_ID_BITS) // _MICROSECONDS * 1000
+    return rkey == record_key(
+        did=did, site=site, post_id=post_id, published_at_ms=published_at_ms, generation=0
+    )
+
+
+def reply_key(root_key: str, part: int) -> str:
+    """The key of a thread's `part` (the root is 0): so many microseconds after its root, in its order."""
+    return _sortable(_number(root_key) + (part << _CLOCK_ID_BITS))
+
+
 def record_uri(did: str, rkey: str, collection: str = POST_COLLECTION) -> str:
     """The at:// URI of a record."""
     return f"at://{did}/{collection}/{rkey}"
@@ -44,6 +64,13 @@ def record_uri(did: str, rkey: str, collection: str = POST_COLLECTION) -> str:
 
 def _hashed(purpose: str, identity: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{purpose}\n{identity}".encode()).digest())
+
+
+def _number(key: str) -> int:
+    number = 0
+    for char in key:
+        number = number << 5 | _ALPHABET.index(char)
+    return number
 
 
 def _sortable(number: int) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
@@ -12,6 +11,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from proxy.clients import Trust
 from proxy.errors import Rejected
 from proxy.syndication.accounts import TokenCheck
 from proxy.syndication.document import parse_document
@@ -42,8 +42,8 @@ Handler = Callable[[Request, Site], Awaitable[ASGIApp]]
 class SyndicationRoutes:
     """Everything under /syndicate, and /openapi.json.
 
-    `client_of` names whoever sends a request, for the limit on wrong tokens; `public_url` is how the world
-    reaches us.
+    `trust` tells who is believed on where a request comes from, for the limit on wrong tokens; `public_url`
+    is how the world reaches us.
     """
 
     def __init__(
@@ -52,13 +52,13 @@ class SyndicationRoutes:
         tokens: TokenCheck,
         waiters: Waiters,
         *,
-        client_of: Callable[[Request], str] | None = None,
+        trust: Trust | None = None,
         public_url: str | None = None,
     ) -> None:
         self._intake = intake
         self._tokens = tokens
         self._waiters = waiters
-        self._client_of = client_of or peer_of
+        self._trust = trust or Trust()
         self._openapi = openapi_document(public_url)
 
     def routes(self) -> list[BaseRoute]:
@@ -84,7 +84,9 @@ class SyndicationRoutes:
         ]
 
     def _authorized(self, request: Request) -> Site:
-        return self._tokens.site(self._client_of(request), request.headers.get("authorization"))
+        peer = request.client.host if request.client else None
+        client = self._trust.client_of(peer, request.headers.getlist("x-forwarded-for"))
+        return self._tokens.site(client, request.headers.get("authorization"))
 
     async def _syndicate(self, request: Request, site: Site) -> ASGIApp:
         key = _idempotency_key(request)
@@ -166,20 +168,6 @@ class _Nowhere:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Say so."""
         await problem_response(_no_such_job())(scope, receive, send)
-
-
-def peer_of(request: Request) -> str:
-    """The peer of the connection: its IPv4 address or IPv6 /64, "" for a unix socket."""
-    host = request.client.host.partition("%")[0] if request.client else ""
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return host
-    if isinstance(address, ipaddress.IPv6Address):
-        if address.ipv4_mapped is not None:
-            return str(address.ipv4_mapped)
-        return str(ipaddress.ip_network((address, 64), strict=False))
-    return str(address)
 
 
 async def _document(request: Request, limit_bytes: int) -> Any:

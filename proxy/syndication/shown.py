@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from proxy.syndication.desk import Enqueued, JobView
-from proxy.syndication.job import Delivery, DeliveryState, Status, job_status
+from proxy.syndication.job import LIVE, Delivery, DeliveryState, Status, job_status
 from proxy.syndication.post import Skip, instant_text
 from proxy.syndication.problems import Problem
 from proxy.syndication.rkey import record_key, record_uri
@@ -181,6 +181,12 @@ def remembered_records(
 def is_over(view: JobView) -> bool:
     """Whether nothing more will happen to the job by itself."""
     return job_status(delivery.shown for delivery in view.deliveries) not in (Status.PENDING, Status.RETRYING)
+
+
+def is_stuck(view: JobView, delivery: Delivery) -> bool:
+    """Whether a person must act before anything more happens to `delivery`, which is one of `view`'s."""
+    reason, _ = view.gates.get(delivery.account, ("", 0))
+    return delivery.shown is Status.FAILED or (delivery.state in LIVE and reason == "credentials")
 
 
 def _account(view: JobView, name: str, delivery: Delivery | None, known_did: str) -> AccountShown:

@@ -88,12 +88,12 @@ class WorkersLease:
         return self._clock.steady() >= self._ends_at()
 
     async def intend(
-        self, record: bytes, cid: str, rkey: str, *, did: str = "", generation: int | None = None
+        self, intent: bytes, cid: str, rkey: str, *, did: str = "", generation: int | None = None
     ) -> None:
         """See Lease."""
         if self.expired():
             raise LeaseLost(f"the lease of {self._leased.id} has ended")
-        await self._queue.intend(self._leased, record, cid, rkey, did=did, generation=generation)
+        await self._queue.intend(self._leased, intent, cid, rkey, did=did, generation=generation)
 
 
 class Worker:

@@ -61,7 +61,10 @@ TENANTS = Tenants.model_validate(
 
 @dataclass
 class Office:
-    """A running intake. `dids` are those known of accounts; `draining` ends what waits."""
+    """A running intake. `dids` are those known of accounts; `draining` ends what waits.
+
+    `forgiven` are the accounts whose login a person wanted tried again.
+    """
 
     client: httpx.AsyncClient
     app: Starlette
@@ -71,6 +74,7 @@ class Office:
     draining: asyncio.Event
     waiters: Waiters
     dids: dict[str, str]
+    forgiven: list[str]
     opened_at: float
 
     def post(self, **changes: object) -> dict[str, Any]:
@@ -118,8 +122,13 @@ def build_office(
     draining = asyncio.Event()
     dids: dict[str, str] = {"main": DID}
 
+    forgiven: list[str] = []
+
     async def known_did(account):
         return dids.get(account.name, "")
+
+    async def forgive(account):
+        forgiven.append(account.name)
 
     intake = Intake(
         desk,
@@ -128,6 +137,7 @@ def build_office(
         IntakePolicy(max_post_age_s=7 * 86400, base=public_url or ""),
         durability=Durability(config or desk.config, clock),
         known_did=known_did,
+        forgive=forgive,
         publish_now=publish_now,
     )
     waiters = Waiters(intake, draining, waiting or WaitPolicy())
@@ -137,7 +147,7 @@ def build_office(
     app.router.redirect_slashes = False
     transport = httpx.ASGITransport(app, raise_app_exceptions=True)
     client = httpx.AsyncClient(transport=transport, base_url="http://proxy.test")
-    return Office(client, app, desk, clock, book, draining, waiters, dids, clock.wall())
+    return Office(client, app, desk, clock, book, draining, waiters, dids, forgiven, clock.wall())
 
 
 @contextlib.asynccontextmanager

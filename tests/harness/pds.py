@@ -10,11 +10,12 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Literal
 
+from harness.crossing import AFTER, BEFORE, Crossing
 from harness.upstream import Request, Response, Upstream, json_response, xrpc_error
-from proxy.syndication.record import cid_of
-from proxy.syndication.richtext import count_graphemes
+from proxy.syndication.fitting import count_graphemes
+from proxy.syndication.intent import cid_of
 
 POST: Final = "app.bsky.feed.post"
 
@@ -53,12 +54,17 @@ class Call(Request):
         return self.params.get(name, [default])[0]
 
 
-class _Server(Upstream):
-    """Reads bodies, which Upstream does not need to."""
+async def go_on(_name: str, _when: str) -> None:
+    """Nothing happens at a crossing."""
+
+
+class BodyServer(Upstream):
+    """Reads bodies, which Upstream does not need to. `crossing` may hold or cut each exchange."""
 
     def __init__(self) -> None:
         super().__init__()
         self.requests: list[Call] = []
+        self.crossing: Crossing = go_on
 
     async def _exchange(self, reader, writer) -> bool:
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
@@ -66,16 +72,21 @@ class _Server(Upstream):
         body = await reader.readexactly(int(headers.get("content-length", 0)))
         method, target, _ = head[0].split(" ")
         call = Call(target, headers, method=method, body=body)
+        await self.crossing(call.name, BEFORE)
         self.requests.append(call)
-        response = self.answer(call)
+        response = await self.respond(call)
+        await self.crossing(call.name, AFTER)
         if response.hang:
             await asyncio.Event().wait()
         if response.delay_s:
             await asyncio.sleep(response.delay_s)
         return False if response.close else await self._send(writer, call, response)
 
+    async def respond(self, call: Call) -> Response:
+        return self.answer(call)
 
-class Directory(_Server):
+
+class Directory(BodyServer):
     """Resolves handles and DIDs, as AppView and PLC directory do."""
 
     def __init__(self) -> None:
@@ -122,8 +133,12 @@ class Account:
     old_refresh: str = ""
 
 
-class PdsServer(_Server):
-    """A PDS. `commits` counts writes as the repository saw them; `fail` has the next calls go wrong."""
+class PdsServer(BodyServer):
+    """A PDS. `commits` counts writes as the repository saw them; `fail` has the next calls go wrong.
+
+    `null_swap` is what it makes of `swapRecord: null`: the reference has "nothing there" of it; others, which
+    take it for absent, overwrite what is there, or refuse it with a 500.
+    """
 
     def __init__(self, directory: Directory) -> None:
         super().__init__()
@@ -133,6 +148,7 @@ class PdsServer(_Server):
         self.headers: dict[str, str] = {}
         self.answer = self._answer
         self.chaos: Callable[[Call], Fault | None] = lambda _: None
+        self.null_swap: Literal["checked", "overwrites", "refuses"] = "checked"
         self._faults: list[tuple[str, Fault]] = []
         self._serial = 0
 
@@ -267,14 +283,36 @@ class PdsServer(_Server):
         cid = cid_of(record)
         uri = f"at://{account.did}/{given['collection']}/{rkey}"
         there = account.records.get(rkey)
-        if there is not None and there[1] == cid:
+        if self.null_swap == "refuses" and there is not None:
+            return xrpc_error(500, "InternalServerError", "Internal Server Error")
+        if self.null_swap == "checked" and there is not None and there[1] == cid:
             return json_response({"uri": uri, "cid": cid, "validationStatus": "valid"})
-        if "swapRecord" in given and given["swapRecord"] != (there[1] if there else None):
+        if given["swapRecord"] is None and self.null_swap == "overwrites":
+            pass
+        elif given["swapRecord"] != (there[1] if there else None):
             return xrpc_error(400, "InvalidSwap", f"Record was at {there[1] if there else 'null'}")
         account.records[rkey] = (record, cid)
         self.commits.append((account.did, rkey, cid))
         commit = {"cid": cid, "rev": rkey}
         return json_response({"uri": uri, "cid": cid, "commit": commit, "validationStatus": "valid"})
+
+    def _applyWrites(self, call: Call) -> Response:  # noqa: N802
+        given = call.json()
+        account = self._authenticated(call, given["repo"])
+        if isinstance(account, Response):
+            return account
+        creates = given["writes"]
+        for create in creates:
+            assert create["$type"] == "com.atproto.repo.applyWrites#create"
+            if fault := _invalid(create["value"]):
+                return xrpc_error(400, "InvalidRequest", f"Invalid {POST} record: {fault}")
+        if any(create["rkey"] in account.records for create in creates):
+            return xrpc_error(500, "InternalServerError", "Internal Server Error")
+        for create in creates:
+            cid = cid_of(create["value"])
+            account.records[create["rkey"]] = (create["value"], cid)
+            self.commits.append((account.did, create["rkey"], cid))
+        return json_response({"commit": {"cid": "c", "rev": creates[0]["rkey"]}, "results": []})
 
     def _deleteRecord(self, call: Call) -> Response:  # noqa: N802
         given = call.json()

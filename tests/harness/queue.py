@@ -29,8 +29,10 @@ POLICY = QueuePolicy(
     done_retention_s=7 * DAY_S,
     dead_retention_s=30 * DAY_S,
 )
-_INSTANT_SETS = ("live", "delayed", "dead", "done", "tombs", "idem", "gates", "orphans")
+_INSTANT_SETS = ("live", "delayed", "dead", "done", "idem", "gates", "orphans")
 _LIVE = ("ready", "active", "delayed")
+# As in store/lua/queue_keep.lua.
+_DELIVERY_FIELDS = ("account", "state", "did", "rkey", "cid", "last", "attempts", "failures")
 
 
 def submission(post: str = "1", **changes: Any) -> Submission:
@@ -124,20 +126,47 @@ class QueueOfTest:
 
     def deliveries(self) -> dict[str, dict[str, str]]:
         """All deliveries by id."""
-        return {name.removeprefix("d:"): self.hash(name) for name in self.keys("d:*")}
+        folded = [delivery for _, deliveries in self.folded().values() for delivery in deliveries]
+        names = self.keys("d:*")
+        pipeline = self.redis.pipeline(transaction=False)
+        for name in names:
+            pipeline.hgetall(self.key(name))
+        return {
+            name.removeprefix("d:"): fields for name, fields in zip(names, pipeline.execute(), strict=True)
+        } | {f"{delivery['job']}:{delivery['account']}": delivery for delivery in folded}
+
+    def folded(self) -> dict[str, tuple[dict[str, str], list[dict[str, str]]]]:
+        """Jobs that are over, and their deliveries, as far as they are kept."""
+        kept = {job: json.loads(text) for job, text in self.hash("over").items()}
+        return {
+            job: (
+                _given(("site", "post", "status", "created_at_ms", "finished_at_ms"), fields),
+                [{"job": job, **_given(_DELIVERY_FIELDS, values)} for values in deliveries],
+            )
+            for job, (_, fields, *deliveries) in kept.items()
+        }
+
+    def tombstones(self) -> list[str]:
+        """Of which posts, as site:id, only the tombstone is left."""
+        return [name for name, words in self.hash("posts").items() if not words.endswith(" -")]
 
     def states(self) -> Counter[str]:
         return Counter(fields["state"] for fields in self.deliveries().values())
 
     def let_time_pass(self, seconds: float) -> None:
         """Every stored instant lies so much further back; heartbeats stay, as workers go on beating."""
+        pipeline = self.redis.pipeline(transaction=False)
         for name in _INSTANT_SETS:
             for member in self.scores(name):
-                self.redis.zincrby(self.key(name), -seconds * 1000, member)
-        for name in self.keys("d:*"):
-            self._shift(name, ("due_at_ms", "expires_at_ms"), seconds)
-        for name in self.keys("account:*"):
-            self._shift(name, ("gate_until_ms", "unknown_since_ms"), seconds)
+                pipeline.zincrby(self.key(name), -seconds * 1000, member)
+        for name, words in self.hash("posts").items():
+            *others, since = words.split()
+            if since != "-":
+                since = str(int(since) - round(seconds / DAY_S))
+                pipeline.hset(self.key("posts"), name, " ".join((*others, since)))
+        pipeline.execute()
+        self._shift(self.keys("d:*"), ("due_at_ms", "expires_at_ms"), seconds)
+        self._shift(self.keys("account:*"), ("gate_until_ms", "unknown_since_ms"), seconds)
         for name in self.keys("quota:*"):
             times = [float(at) - seconds * 1000 for at in self.redis.lrange(self.key(name), 0, -1)]
             self.redis.delete(self.key(name))
@@ -147,11 +176,15 @@ class QueueOfTest:
         """As if its last heartbeat had been a minute ago."""
         self.redis.zincrby(self.key("workers"), -60_000, worker)
 
-    def _shift(self, name: str, fields: Sequence[str], seconds: float) -> None:
-        for field in fields:
-            value = self.redis.hget(self.key(name), field)
-            if value not in (None, "-1"):
-                self.redis.hincrby(self.key(name), field, -round(seconds * 1000))
+    def _shift(self, names: Sequence[str], fields: Sequence[str], seconds: float) -> None:
+        pipeline = self.redis.pipeline(transaction=False)
+        for name in names:
+            pipeline.hmget(self.key(name), *fields)
+        for name, values in zip(names, pipeline.execute(), strict=True):
+            for field, value in zip(fields, values, strict=True):
+                if value not in (None, "-1"):
+                    pipeline.hincrby(self.key(name), field, -round(seconds * 1000))
+        pipeline.execute()
 
     def faults(self) -> list[str]:
         """Each way in which what is stored contradicts itself, found without the queue's own scripts."""
@@ -202,6 +235,12 @@ class QueueOfTest:
     def _jobs_amiss(self, deliveries):
         waiting: Counter[str] = Counter()
         done = set(self.scores("done"))
+        folded = self.folded()
+        yield from (f"{job} is twice there" for job in folded if self.redis.exists(self.key(f"job:{job}")))
+        for job, (fields, own) in folded.items():
+            shown = [shown_status(fields["state"], 0) for fields in own]
+            if job not in done or fields["status"] != job_status(shown):
+                yield f"{job} is {shown} and says {fields['status']}; among the done: {job in done}"
         for name in self.keys("job:*"):
             job = self.hash(name)
             own = [deliveries[f"{job['id']}:{account}"] for account in job["accounts"].split(",")]
@@ -211,8 +250,8 @@ class QueueOfTest:
                 yield f"{job['id']} has {live} live deliveries and says {job['open']}"
             if job["status"] != job_status(Status(status) for status in shown):
                 yield f"{job['id']} is {shown} and says {job['status']}"
-            if (job["id"] in done) != (not live and all(fields["state"] != "dead" for fields in own)):
-                yield f"{job['id']} among the done: {job['id'] in done}"
+            if job["id"] in done or (not live and all(fields["state"] != "dead" for fields in own)):
+                yield f"{job['id']} is over and not folded"
             waiting[job["site"]] += live > 0
         for name in self.keys("site:*"):
             site = name.removeprefix("site:")
@@ -226,6 +265,10 @@ class QueueOfTest:
     def close(self) -> None:
         self.delete_all()
         self.redis.close()
+
+
+def _given(names: Sequence[str], values: Sequence[str]) -> dict[str, str]:
+    return {name: value for name, value in zip(names, values, strict=False) if value}
 
 
 @contextlib.asynccontextmanager

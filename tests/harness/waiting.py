@@ -10,7 +10,9 @@ from typing import Any
 DEADLINE_S = 20.0
 
 
-async def until(condition: Callable[[], Any], *, deadline_s: float = DEADLINE_S) -> Any:
+async def until(
+    condition: Callable[[], Any], *, deadline_s: float = DEADLINE_S, every_s: float = 0.001
+) -> Any:
     """The first true value of `condition`, which may be a coroutine function, before the deadline."""
     async with asyncio.timeout(deadline_s):
         while True:
@@ -19,4 +21,4 @@ async def until(condition: Callable[[], Any], *, deadline_s: float = DEADLINE_S)
                 value = await value
             if value:
                 return value
-            await asyncio.sleep(0.001)
+            await asyncio.sleep(every_s)

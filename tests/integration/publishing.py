@@ -168,7 +168,7 @@ class World:
         pins = Pins(store, identities, prefix=self.prefix)
         sessions = Sessions(store, pds, identities, pins, clock, prefix=self.prefix, policy=policy)
         host = Host(None, sessions, pins, store, accounts or self.accounts())
-        host.publish = Publisher(sessions, pds, lambda: host.accounts, clock)
+        host.publish = Publisher(sessions, pds, identities, lambda: host.accounts, clock)
         return host
 
     @property

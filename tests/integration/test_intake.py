@@ -122,9 +122,21 @@ async def test_a_body_is_not_read_before_the_token_is_known(office):
 async def test_an_old_token_works_while_tokens_are_rotated(office):
     assert (await office.send(token=SECRETS["BLOG_TOKEN_OLD"])).status_code == 202
     without = {name: value for name, value in SECRETS.items() if name != "BLOG_TOKEN_OLD"}
-    office.book.reload(TENANTS, without)
+    await office.book.reload(TENANTS, without)
     assert_problem(await office.send(token=SECRETS["BLOG_TOKEN_OLD"]), 401, "unauthorized")
     assert (await office.send()).status_code == 202
+
+
+async def test_guesses_behind_a_proxy_are_counted_by_who_made_them(office):
+    for _ in range(10):
+        assert_problem(
+            await office.send(token="x" * 30, x_forwarded_for="1.1.1.1, 203.0.113.9"), 401, "unauthorized"
+        )
+    # Other claims are the same client; another client is not.
+    again = await office.send(token="x" * 30, x_forwarded_for="2.2.2.2, 203.0.113.9")
+    assert_problem(again, 429, "too_many_failures")
+    other = await office.send(token="x" * 30, x_forwarded_for="203.0.113.10")
+    assert_problem(other, 401, "unauthorized")
 
 
 async def test_guessing_is_slowed_down_and_hurts_nobody_who_was_welcome(office):

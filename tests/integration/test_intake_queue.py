@@ -11,12 +11,13 @@ import pytest
 from pydantic import SecretStr
 
 from harness.intake import DID, NEWS, SECRETS, WIDE, Listener, rfc3339, running_office
+from harness.queue import QueueOfTest
 from harness.waiting import until
 from proxy.clock import SystemClock
 from proxy.errors import StoreUnavailable
-from proxy.store.connection import pool_of
 from proxy.store.persistence import persistence_of
-from proxy.store.queue_store import connect_queue
+from proxy.store.queue_store import QueueStore
+from proxy.store.servers import servers_of
 from proxy.syndication.desk import Enqueued
 from proxy.syndication.post import restore_post
 from proxy.syndication.queue import JobQueue, QueuePolicy
@@ -35,16 +36,15 @@ POLICY = QueuePolicy(
 @contextlib.asynccontextmanager
 async def office_on(url, namespace):
     clock = SystemClock()
-    store = connect_queue(SecretStr(url), clock)
-    pool = pool_of(SecretStr(url), timeout_s=2)
+    servers = servers_of(SecretStr(url), clock, timeout_s=2)
+    store = QueueStore(servers, clock)
     queue = JobQueue(store, clock, POLICY, namespace=namespace)
     try:
-        async with running_office(clock, queue, config=persistence_of(pool)) as office:
+        async with running_office(clock, queue, config=persistence_of(servers, namespace)) as office:
             yield office
     finally:
         await queue.aclose()
         await store.aclose()
-        await pool.disconnect()
 
 
 @pytest.fixture
@@ -202,6 +202,42 @@ async def test_what_failed_is_retried_and_what_was_not_sent_is_canceled(office):
     assert (gone.status_code, gone.json()["status"]) == (200, "canceled")
 
 
+async def ended(office, how):
+    """A post whose job ended so, and is long forgotten; with two accounts, of which the first did."""
+    document = office.post(accounts=["main", "side"] if how == "partial" else ["main"])
+    job = (await office.send(document)).json()
+    if how == "canceled":
+        await office.ask(job["links"]["self"], method="DELETE")
+    else:
+        for leased in await taken(office, len(document["accounts"])):
+            if how == "completed" or leased.delivery.account == "side":
+                await office.desk.finish(leased, "at://x", "bafy")
+            else:
+                await office.desk.fail(leased, "the PDS said no")
+    assert (await office.ask(job["links"]["self"])).json()["status"] == how
+    return document
+
+
+@pytest.mark.parametrize("how", ["completed", "partial", "failed", "canceled"])
+async def test_a_post_whose_job_is_forgotten_is_shown_as_it_ended(office, store, how):
+    document = await ended(office, how)
+    stored = QueueOfTest(store.url, store.namespace)
+    stored.let_time_pass(40 * 86400)
+    await office.desk.sweep()
+    await office.desk.sweep()
+    assert stored.keys("job:*") == []
+    stored.redis.close()
+    # An edit, nothing new, and the same once more; what may still be published is not sent again here.
+    draft = {**document, "status": "draft"}
+    shown = [await office.send(draft, idempotency_key="k") for _ in range(2)] + [await office.send(draft)]
+    if how in ("completed", "partial"):
+        shown.append(await office.send({**document, "title": "Mended"}))
+    for answer in shown:
+        body = answer.json()
+        assert (answer.status_code, body["id"], body["status"]) == (202, None, how)
+        assert {account["status"] for account in body["accounts"]} == {how}
+
+
 async def test_who_waits_for_a_job_is_told(office):
     job = (await office.send(office.post(accounts=["main"]))).json()
     poll = asyncio.create_task(office.ask(f"/syndicate/{job['id']}?wait=60"))
@@ -293,23 +329,25 @@ async def test_an_answer_that_was_lost_is_the_same_again(office, store):
     assert json.loads(again.text)["status"] == "pending"
 
 
+async def settings_at(url):
+    servers = servers_of(SecretStr(url), SystemClock(), timeout_s=2)
+    try:
+        return await persistence_of(servers, "any")()
+    finally:
+        await servers.aclose()
+
+
 async def test_a_store_that_hides_its_settings_tells_enough(store):
     store._client.execute_command("ACL", "SETUSER", "shy", "on", ">shy-password", "~*", "+@all", "-config")
     path = store.url.removeprefix("unix://")
-    pool = pool_of(SecretStr(f"unix://shy@{path}?password=shy-password"), timeout_s=2)
-    open_pool = pool_of(SecretStr(store.url), timeout_s=2)
-    told = await persistence_of(open_pool)()
-    await open_pool.disconnect()
-    assert (told["appendonly"], told["appendfsync"]) == ("no", "everysec")
     try:
-        assert await persistence_of(pool)() == {"aof_enabled": "0"}
+        told = await settings_at(store.url)
+        assert (told["appendonly"], told["appendfsync"]) == ("no", "everysec")
+        assert await settings_at(f"unix://shy:shy-password@{path}") == {"aof_enabled": "0"}
     finally:
-        await pool.disconnect()
         store._client.execute_command("ACL", "DELUSER", "shy")
 
 
 async def test_a_store_that_is_away_is_said_to_be():
-    pool = pool_of(SecretStr("unix:///nowhere/s"), timeout_s=2)
     with pytest.raises(StoreUnavailable):
-        await persistence_of(pool)()
-    await pool.disconnect()
+        await settings_at("unix:///nowhere/s")

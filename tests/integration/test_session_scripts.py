@@ -53,7 +53,7 @@ async def test_each_answers_the_same_and_counts_once(world, raw):
     begin = (ALICE, "second", "v1", 15_000, "login", "other", 120_000, 3_600_000)
     assert await twice(sessions._BEGIN, *begin) == ([b"granted"], [b"granted"])
     assert await twice(sessions._END, ALICE, "second", "refused", 0) == (1, 0)
-    assert await twice(sessions._FORGIVE, ALICE) == (1, 1)
+    assert await twice(sessions._FORGIVE, ALICE, 5) == (1, 1)
 
 
 async def test_a_save_that_comes_too_late_takes_over_what_is_there(world):
@@ -97,5 +97,14 @@ async def test_a_login_that_was_never_made_is_not_counted(world, raw):
 
 async def test_the_first_pin_holds(world):
     store = world.host().store
-    pins = [await store.run(_PIN, world.prefix, ("alice.test", did)) for did in ("", ALICE, BOB, "")]
-    assert pins == [b"", ALICE.encode(), ALICE.encode(), ALICE.encode()]
+    notes = [
+        ("", ""),
+        (BOB, "resolved"),
+        (ALICE, "resolved"),
+        (ALICE, "pins"),
+        (BOB, "pins"),
+        (BOB, "resolved"),
+    ]
+    pins = [await store.run(_PIN, world.prefix, ("alice.test", *note)) for note in notes]
+    alice, bob = ALICE.encode(), BOB.encode()
+    assert pins == [[b"", b""], [b"", bob], [b"", alice], *[[alice, b""]] * 3]

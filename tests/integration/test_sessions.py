@@ -156,6 +156,34 @@ class TestWrongPasswords:
         assert isinstance(await publish(host, post_of()), Published)
         assert world.logins == 2
 
+    async def test_a_program_that_has_it_tried_for_ever_locks_nobody_out(self, world, raw):
+        policy = SessionPolicy(forgiven_an_hour=2)
+        host = world.host(accounts=self.wrong(world), policy=policy)
+        deadline = world.clock.steady() + SOON
+        outcomes = []
+        for _ in range(6):
+            outcomes.append(await publish(host, post_of()))
+            await host.sessions.forgive(host.login(), deadline)
+        assert [type(outcome) for outcome in outcomes] == [*[Credentials] * 3, *[Wait] * 3]
+        assert world.logins == 3
+        # An hour later a person may again.
+        for name in ("forgiven_since", "login_after"):
+            raw.hincrby(key_of(world), name, -3_700_000)
+        raw.hset(key_of(world), "refused", "x")
+        await host.sessions.forgive(host.login(), deadline)
+        assert isinstance(await publish(host, post_of()), Credentials)
+        assert world.logins == 4
+
+    async def test_what_the_server_asked_for_is_not_forgiven(self, world):
+        fault = xrpc_error(429, "RateLimitExceeded", headers={"Retry-After": "290"})
+        world.pds.fail("createSession", fault)
+        host = world.host(policy=SessionPolicy())
+        for _ in range(2):
+            assert isinstance(await publish(host, post_of()), Wait)
+            await host.sessions.forgive(host.login(), world.clock.steady() + SOON)
+        assert isinstance(await publish(host, post_of()), Wait)
+        assert world.logins == 1
+
     async def test_a_changed_password_voids_the_session_for_who_has_the_old(self, world, alice):
         await publish(world.host(), post_of(1))
         alice.password = "a new password"
@@ -265,6 +293,32 @@ class TestTheStoreAway:
         for number in range(1, 201):
             assert isinstance(await publish(host, post_of(number)), Published)
         assert (world.logins, world.refreshes) == (1, 0)
+
+    async def test_the_session_of_another_host_is_recalled_ahead(self, world):
+        host, other = world.host(), world.host()
+        await other.sessions.recall(other.login())
+        assert not await other.sessions.remembered(other.login())
+        await publish(host, post_of(1))
+        for _ in range(2):
+            await other.sessions.recall(other.login())
+            world.pds.expire(ALICE)
+            await publish(host, post_of(2))
+        await other.sessions.recall(other.login())
+        other.store.away = True
+        assert await other.sessions.remembered(other.login())
+        assert isinstance(await publish(other, post_of(3)), Published)
+        assert (world.logins, world.refreshes) == (1, 2)
+
+    async def test_what_is_recalled_does_not_replace_what_was_renewed_meanwhile(self, world):
+        host = world.host()
+        await publish(host, post_of(1))
+        host.store.away = True
+        world.pds.expire(ALICE)
+        await publish(host, post_of(2))
+        host.store.away = False
+        await host.sessions.recall(host.login())
+        assert isinstance(await publish(host, post_of(3)), Published)
+        assert (world.logins, world.refreshes) == (1, 1)
 
     async def test_without_a_session_in_memory_there_is_no_login(self, world):
         host = world.host()

@@ -271,11 +271,11 @@ async def test_a_feed_may_have_a_ttl_of_its_own(start, upstream, tmp_path):
             await proxy.get(by_another_name)
             assert ttl(await proxy.get(by_another_name)) <= 22
         config.write_text('[[feeds]]\nactor = "fast.test"\nttl_s = 1000\n')
-        proxy.web.reload()
+        await proxy.web.reload()
         await proxy.get(feed("fast.test", limit=9))
         assert ttl(await proxy.get(feed("fast.test", limit=9))) >= 900
         config.write_text("[[nonsense")
-        proxy.web.reload()
+        await proxy.web.reload()
         await proxy.get(feed("fast.test", limit=8))
         assert ttl(await proxy.get(feed("fast.test", limit=8))) >= 900, "a broken file changes nothing"
 

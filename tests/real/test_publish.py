@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import itertools
-import json
 from dataclasses import replace
 
 import httpx
 import pytest
 from pydantic import SecretStr
+from real.harness import plain_client
 
 from integration.publishing import World, delivery_of, post_of
 from proxy.bluesky.transport import DeadlineTransport
 from proxy.syndication.accounts import load_accounts
 from proxy.syndication.attempt import Credentials, Permanent, Published, Transient
+from proxy.syndication.fitting import count_graphemes
+from proxy.syndication.intent import cid_of, restore_intent
 from proxy.syndication.job import Action
-from proxy.syndication.record import cid_of, freeze
-from proxy.syndication.richtext import count_graphemes
+from proxy.syndication.record import freeze, texts_of
+from proxy.syndication.richtext import PLAIN_TEMPLATE
 from proxy.syndication.rkey import POST_COLLECTION, record_key, record_uri
 from proxy.tenants import Tenants
 
@@ -183,9 +185,18 @@ class TestExactlyOnce:
         assert second == Published(
             uri=record_uri(alice["did"], key_of(post, alice)), cid=lease.intents[0]["cid"], found=True
         )
-        one, other = (body for name, body in drops.calls if name == "putRecord")
-        assert one == other
+        assert (drops.count("putRecord"), drops.count("getRecord")) == (1, 1)
         assert len(records_of(world, alice)) == 1
+
+    async def test_what_is_repeated_byte_for_byte_writes_nothing(self, world, alice):
+        drops = Drops(world.clock, "nothing")
+        host = world.host_of(alice, transport=drops)
+        outcome, _ = await publish(host, post_of(), alice)
+        (body,) = (body for name, body in drops.calls if name == "putRecord")
+        answer = send_again(host, alice, "putRecord", body)
+        assert answer.status_code == 200
+        assert answer.json()["cid"] == outcome.cid
+        assert "commit" not in answer.json()
 
     async def test_a_replay_with_other_words_finds_the_record(self, world, alice):
         post = post_of()
@@ -199,17 +210,15 @@ class TestExactlyOnce:
     async def test_the_same_post_under_another_createdat_is_refused_and_found(self, world, alice):
         host = world.host_of(alice)
         post = post_of()
-        earlier = freeze(post, template="{title}\n\n{url}", langs=(), created_at=1_700_000_000)
-        network_write(world, alice, key_of(post, alice), json.loads(earlier.json_bytes))
+        earlier = network_write(world, alice, key_of(post, alice), frozen_before(post))
         outcome, lease = await publish(host, post, alice)
         assert (outcome.uri, outcome.found) == (record_uri(alice["did"], key_of(post, alice)), True)
-        assert outcome.cid == earlier.cid
+        assert outcome.cid == earlier["cid"]
         assert lease.intents[0]["cid"] != outcome.cid
 
     async def test_another_posts_record_is_stepped_over(self, world, alice):
         post, stranger = post_of(), post_of(2)
-        record = freeze(stranger, template="{title}\n\n{url}", langs=(), created_at=1_700_000_000)
-        network_write(world, alice, key_of(post, alice), json.loads(record.json_bytes))
+        network_write(world, alice, key_of(post, alice), frozen_before(stranger))
         outcome, _ = await publish(world.host_of(alice), post, alice)
         assert outcome.uri == record_uri(alice["did"], key_of(post, alice, generation=1))
 
@@ -249,6 +258,132 @@ class TestExactlyOnce:
         deleted, _ = await host.attempt(delivery, post, lease.job)
         assert isinstance(deleted, Permanent)
         assert read(world, outcome.uri)["value"]["text"] == "changed"
+
+
+def send_again(host, person, name, body):
+    """The same bytes once more, past the publisher; the answer."""
+    session = host.sessions._held[person["did"]].session
+    headers = {
+        "Authorization": f"Bearer {session.access.get_secret_value()}",
+        "Content-Type": "application/json",
+    }
+    url = f"{session.pds}/xrpc/com.atproto.repo.{name}"
+    return httpx.post(url, content=body, headers=headers, trust_env=False)
+
+
+def frozen_before(post):
+    """The record of `post` as an earlier life would have made it."""
+    texts = texts_of(post, PLAIN_TEMPLATE)
+    return dict(freeze(post, texts, dids={}, langs=(), created_at=1_700_000_000).records[0])
+
+
+TEXT = "A sentence of some length about 字 and 👨‍👩‍👧‍👦. " * 15
+
+
+class TestThread:
+    def assert_whole(self, world, person, root_uri):
+        """The thread as anybody may read it: in its order, each referring to what is there."""
+        records = sorted(records_of(world, person), key=lambda record: record["uri"])
+        assert [record["uri"] for record in records[:1]] == [root_uri]
+        refs = [{"uri": record["uri"], "cid": record["cid"]} for record in records]
+        for number, record in enumerate(records):
+            assert record["cid"] == cid_of(record["value"])
+            expected = {"root": refs[0], "parent": refs[number - 1]} if number else None
+            assert record["value"].get("reply") == expected
+        return records
+
+    async def test_it_is_there_with_the_keys_and_cids_that_were_predicted(self, world, alice):
+        post = post_of(text=TEXT, thread=True)
+        outcome, lease = await publish(world.host_of(alice), post, alice)
+        assert outcome == Published(
+            uri=record_uri(alice["did"], key_of(post, alice)), cid=lease.intents[0]["cid"]
+        )
+        predicted = restore_intent(lease.intents[0]["intent"]).at(alice["did"], key_of(post, alice))
+        records = self.assert_whole(world, alice, outcome.uri)
+        assert [record["cid"] for record in records] == [record.cid for record in predicted]
+        assert len(records) == 3
+
+    async def test_an_answer_lost_after_the_commit_is_found_again(self, world, alice):
+        drops = Drops(world.clock, "applyWrites")
+        host = world.host_of(alice, transport=drops)
+        post = post_of(text=TEXT, thread=True)
+        first, lease = await publish(host, post, alice)
+        assert isinstance(first, Transient)
+        second, _ = await host.attempt(lease.delivery, post, lease.job)
+        assert (second.uri, second.found) == (record_uri(alice["did"], key_of(post, alice)), True)
+        assert drops.count("applyWrites") == 1
+        assert len(self.assert_whole(world, alice, second.uri)) == 3
+
+    async def test_sent_twice_it_fails_whole_like_a_server_in_trouble(self, world, alice):
+        post = post_of(text=TEXT, thread=True)
+        drops = Drops(world.clock, "nothing")
+        host = world.host_of(alice, transport=drops)
+        await publish(host, post, alice)
+        (body,) = (body for name, body in drops.calls if name == "applyWrites")
+        answer = send_again(host, alice, "applyWrites", body)
+        assert answer.status_code == 500
+        assert len(records_of(world, alice)) == 3
+
+    async def test_a_replay_with_other_words_finds_it_and_adds_nothing(self, world, alice):
+        post = post_of(text=TEXT, thread=True)
+        first, _ = await publish(world.host_of(alice), post, alice)
+        world.store.delete_all()
+        longer = post.model_copy(update={"text": TEXT * 2})
+        again, _ = await publish(world.host_of(alice), longer, alice)
+        assert (again.uri, again.cid, again.found) == (first.uri, first.cid, True)
+        assert len(records_of(world, alice)) == 3
+
+    async def test_it_is_deleted_whole(self, world, alice):
+        host = world.host_of(alice)
+        post = post_of(text=TEXT, thread=True)
+        outcome, lease = await publish(host, post, alice)
+        delivery = replace(lease.delivery, action=Action.DELETE, uri=outcome.uri, cid=outcome.cid, intent=b"")
+        for _ in range(2):
+            deleted, _ = await host.attempt(delivery, post, lease.job)
+            assert isinstance(deleted, Published)
+        assert records_of(world, alice) == []
+
+
+async def test_mentions_links_and_tags_lead_where_they_should(world, alice):
+    bob = world.person()
+    post = post_of(
+        title=f"字 with @{bob['handle']}, @nobody-at-all.test", excerpt="#été at example.com, $AAPL"
+    )
+    outcome, _ = await publish(world.host_of(alice), post, alice)
+    value = read(world, outcome.uri)["value"]
+    text = value["text"].encode()
+    shown = {}
+    for facet in value["facets"]:
+        index, (feature,) = facet["index"], facet["features"]
+        words = text[index["byteStart"] : index["byteEnd"]].decode()
+        shown[words] = feature.get("did") or feature.get("uri") or feature["tag"]
+    assert shown == {
+        f"@{bob['handle']}": bob["did"],
+        "#été": "été",
+        "example.com": "https://example.com",
+        "$AAPL": "$AAPL",
+        post.url: post.url,
+    }
+    assert outcome.degraded == ("@nobody-at-all.test could not be resolved: plain text",)
+
+
+async def test_an_appview_shows_the_thread_to_its_readers(network, store):
+    world = RealWorld(network, store)
+    alice = world.person()
+    try:
+        outcome, _ = await publish(world.host_of(alice), post_of(text=TEXT, thread=True), alice)
+        world.person()  # the AppView knows of all that came before
+        parameters = {"uri": outcome.uri, "depth": 10}
+        with plain_client(network.appview) as client:
+            thread = client.get("/xrpc/app.bsky.feed.getPostThread", params=parameters).json()["thread"]
+        texts = []
+        while thread is not None:
+            texts.append(thread["post"]["record"]["text"])
+            thread = next(iter(thread.get("replies") or ()), None)
+        assert len(texts) == 3
+        assert " ".join(texts).replace(post_of().url, "").split() == TEXT.split()
+    finally:
+        await world.close()
 
 
 def network_write(world, person, rkey, record):

@@ -121,16 +121,16 @@ def test_two_sites_cannot_have_the_same_token():
     assert loaded(BLOG_TOKEN_OLD=ENVIRON["BLOG_TOKEN"]).site_of(ENVIRON["BLOG_TOKEN"]).name == "blog"
 
 
-def test_a_reload_reads_files_again_and_keeps_what_works_when_it_fails(password_file):
+async def test_a_reload_reads_files_again_and_keeps_what_works_when_it_fails(password_file):
     book = AccountBook(tenants(password_file), ENVIRON)
     before = book.current
     password_file.write_text("another-password", encoding="utf-8")
-    book.reload(tenants(password_file), ENVIRON)
+    await book.reload(tenants(password_file), ENVIRON)
     assert before.credential("side").password.get_secret_value() == "side-password"
     assert book.current.credential("side").password.get_secret_value() == "another-password"
     kept = book.current
     with pytest.raises(UsageError):
-        book.reload(tenants(password_file), {**ENVIRON, "NEWS_TOKEN": "short"})
+        await book.reload(tenants(password_file), {**ENVIRON, "NEWS_TOKEN": "short"})
     assert book.current is kept
 
 
@@ -203,11 +203,11 @@ def test_wrong_tokens_are_limited_for_each_client():
     assert check.site("a", bearer(ENVIRON["NEWS_TOKEN"])).name == "news"
 
 
-def test_a_token_that_was_taken_away_is_welcome_no_more():
+async def test_a_token_that_was_taken_away_is_welcome_no_more():
     book = AccountBook(tenants(), ENVIRON)
     check = TokenCheck(book, FakeClock())
     check.site("a", bearer(ENVIRON["BLOG_TOKEN_OLD"]))
-    book.reload(tenants(), {**ENVIRON, "BLOG_TOKEN_OLD": ""})
+    await book.reload(tenants(), {**ENVIRON, "BLOG_TOKEN_OLD": ""})
     assert refused(check, "a", bearer(ENVIRON["BLOG_TOKEN_OLD"])).status == 401
 
 

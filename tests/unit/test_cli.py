@@ -42,6 +42,21 @@ def test_a_wrong_value_is_one_line_and_exit_2(feedproxy, arguments):
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("token", ["too-short", "twenty characters, but spaces"])
+def test_a_token_that_can_be_none_is_one_line_and_exit_2(feedproxy, tmp_path, monkeypatch, token):
+    config = tmp_path / "feedproxy.toml"
+    config.write_text(
+        '[[accounts]]\nname = "main"\nidentifier = "alice.example.com"\npassword_env = "MAIN_PASSWORD"\n'
+        '[[sites]]\nname = "blog"\ntoken_env = "BLOG_TOKEN"\naccounts = ["main"]\n'
+    )
+    monkeypatch.setenv("BLOG_TOKEN", token)
+    done = feedproxy("serve", "--port", "0", CONFIG=str(config))
+    assert done.returncode == 2
+    assert done.stderr.startswith("feedproxy: BLOG_TOKEN: a token must ")
+    assert done.stderr.count("\n") == 1
+    assert token not in done.stderr
+
+
 @pytest.mark.parametrize("arguments", [("nonsense",), ("serve", "--nonsense"), ("serve", "--port", "x"), ()])
 def test_wrong_use_is_exit_2(feedproxy, arguments):
     done = feedproxy(*arguments)

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from proxy.syndication.intent import canonical_json, cid_of
 from proxy.syndication.post import parse_post
-from proxy.syndication.record import canonical_json, cid_of, freeze, links_to
+from proxy.syndication.record import freeze, links_to, texts_of
 
 NOW = 1_795_338_000.5
 URL = "https://blog.example/a"
@@ -20,12 +21,15 @@ def post(**fields):
     return parse_post(document, now=NOW)[0]
 
 
-def frozen(template="{title}\n\n{url}", langs=(), created_at=NOW, **fields):
-    return freeze(post(**fields), template=template, langs=langs, created_at=created_at)
+def frozen(template="{title}\n\n{url}", langs=(), created_at=NOW, dids=None, **fields):
+    document = post(**fields)
+    texts = texts_of(document, template)
+    return freeze(document, texts, dids=dids or {}, langs=langs, created_at=created_at)
 
 
 def record_of(**fields):
-    return json.loads(frozen(**fields).json_bytes)
+    (record,) = frozen(**fields).records
+    return record
 
 
 @pytest.mark.parametrize("captured", json.loads(DATA.read_text()), ids=lambda captured: captured["uri"][-13:])
@@ -35,8 +39,8 @@ def test_the_cid_is_the_one_a_real_pds_gave(captured):
 
 
 def test_the_cid_does_not_depend_on_the_order_of_members():
-    value = json.loads(frozen().json_bytes)
-    assert cid_of(dict(reversed(value.items()))) == cid_of(value) == frozen().cid
+    value = record_of()
+    assert cid_of(dict(reversed(value.items()))) == cid_of(value)
 
 
 def test_a_link_is_a_cid_and_not_its_text():
@@ -51,9 +55,10 @@ def test_the_same_post_at_the_same_instant_is_the_same_bytes():
 
 def test_the_bytes_are_canonical_json_in_utf8():
     assert canonical_json({"b": "ü", "a": {"d": 2, "c": 3}}) == '{"a":{"c":3,"d":2},"b":"ü"}'.encode()
-    record = frozen(title="Grüße 日本語")
+    (record,) = frozen(title="Grüße 日本語").at("did:plc:alice", "3n2vatw364lwz")
     assert record.json_bytes == canonical_json(json.loads(record.json_bytes))
     assert "Grüße 日本語".encode() in record.json_bytes
+    assert record.cid == cid_of(json.loads(record.json_bytes))
 
 
 def test_it_is_a_post_with_its_link():
@@ -72,9 +77,9 @@ def test_it_is_dated_at_the_attempt_with_milliseconds():
 def test_languages_are_the_posts_else_the_sites():
     assert record_of(langs=("en",))["langs"] == ["en"]
     document = post(langs=["de", "fr"])
-    record = freeze(document, template="{title}", langs=("en",), created_at=NOW)
-    assert json.loads(record.json_bytes)["langs"] == ["de", "fr"]
-    assert len(record_of(langs=("a1", "b1", "c1", "d1"))["langs"]) == 3
+    texts = texts_of(document, "{title}")
+    intent = freeze(document, texts, dids={}, langs=("en",), created_at=NOW)
+    assert intent.records[0]["langs"] == ["de", "fr"]
 
 
 def test_labels_are_self_labels():
@@ -83,10 +88,9 @@ def test_labels_are_self_labels():
 
 
 def test_tags_that_do_not_fit_are_left_out_and_it_says_so():
-    record = frozen(tags=["#one", "one", " ", "two", "x" * 65, *(f"t{number}" for number in range(9))])
-    tags = json.loads(record.json_bytes)["tags"]
-    assert tags == ["one", "two", "t0", "t1", "t2", "t3", "t4", "t5"]
-    assert record.degraded == ("4 of the tags were left out",)
+    intent = frozen(tags=["#one", "one", " ", "two", "x" * 65, *(f"t{number}" for number in range(9))])
+    assert intent.records[0]["tags"] == ["one", "two", "t0", "t1", "t2", "t3", "t4", "t5"]
+    assert intent.degraded == ("4 of the tags were left out",)
     assert "tags" not in record_of(tags=["#"])
 
 
@@ -144,3 +148,46 @@ class TestLinks:
         assert links_to(record_of(), URL)
         long = "https://blog.example/" + "x" * 400
         assert links_to(record_of(url=long), long)
+
+
+class TestLimits:
+    """Whatever a CMS or a site has too much of is left out, and said."""
+
+    def test_languages(self):
+        intent = frozen(langs=("english language", "de", "de", "x", "pt-BR", "zh-Hant-TW", "fr"))
+        assert intent.records[0]["langs"] == ["de", "pt-BR", "zh-Hant-TW"]
+        assert intent.degraded == ("3 of the languages were left out",)
+        assert "langs" not in frozen(langs=("nonsense!",)).records[0]
+
+    def test_labels(self):
+        intent = frozen(labels=["nudity", "nudity", "ü" * 65, "sexual"])
+        assert [value["val"] for value in intent.records[0]["labels"]["values"]] == ["nudity", "sexual"]
+        assert intent.degraded == ("1 of the labels was left out",)
+
+    def test_tags_that_stand_in_the_text_are_not_repeated_beside_it(self):
+        tags = ["Python", "machine learning", "web"]
+        intent = frozen("{title} {tags} {url}", title="On #web", tags=tags)
+        assert "tags" not in intent.records[0]
+        intent = frozen("{title} {url}", title="On #WEB", tags=tags)
+        assert intent.records[0]["tags"] == ["Python", "machine learning"]
+
+    def test_facets_of_a_thread_have_a_bound(self):
+        intent = frozen(text="a.co " * 1000, thread=True)
+        assert sum(len(record.get("facets", ())) for record in intent.records) == 300
+        assert len(intent.stored()) < 150 * 1024
+
+    def test_mentions_that_lead_nowhere_are_said(self):
+        intent = frozen(title="@alice.test, @bob.test, @carol.test", dids={"bob.test": "did:plc:bob"})
+        features = [facet["features"][0] for facet in intent.records[0]["facets"]]
+        assert features[0] == {"$type": "app.bsky.richtext.facet#mention", "did": "did:plc:bob"}
+        assert intent.degraded == ("@alice.test and 1 more could not be resolved: plain text",)
+
+
+def test_the_parts_of_a_thread_are_alike_and_a_millisecond_apart():
+    intent = frozen(text="A sentence. " * 60, thread=True, tags=["a"], labels=["nudity"], langs=("en",))
+    first, second, third = intent.records
+    assert first["tags"] == ["a"]
+    assert "tags" not in second
+    assert [record["createdAt"][-5:] for record in intent.records] == [".500Z", ".501Z", ".502Z"]
+    assert first["langs"] == second["langs"] == third["langs"] == ["en"]
+    assert second["labels"] == first["labels"]

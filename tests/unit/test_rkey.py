@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.syndication.rkey import record_key, record_uri
+from proxy.syndication.rkey import is_key_of, record_key, record_uri
 
 TID = re.compile(r"[234567abcdefghij][234567abcdefghijklmnopqrstuvwxyz]{12}")
 ALPHABET = "234567abcdefghijklmnopqrstuvwxyz"
@@ -99,6 +99,22 @@ def test_microseconds_and_clock_id_are_spread_independently():
     assert micros[0] < 10_000
     assert micros[-1] > 990_000
     assert len(clocks) > 700
+
+
+@given(posts)
+def test_a_key_tells_whose_it_is_whatever_the_date(post):
+    key = record_key(**post | {"generation": 0})
+    whose = {name: post[name] for name in ("did", "site", "post_id")}
+    assert is_key_of(key, **whose)
+    for name, value in whose.items():
+        assert not is_key_of(key, **whose | {name: f"{value}x"})
+
+
+@pytest.mark.parametrize(
+    "key", ["", "self", "3n2vatw364lw", "3n2vatw364lw1", "zzzzzzzzzzzzz", "3N2VATW364LWZ"]
+)
+def test_what_is_no_key_of_ours_is_nobodys(key):
+    assert not is_key_of(key, did="did:plc:alice", site="blog", post_id="123")
 
 
 def test_the_uri():

@@ -1,7 +1,12 @@
--- The DID that an identifier of feedproxy.toml meant at its first login: a handle may change hands later.
--- KEYS[1]: prefix. ARGV: identifier, DID to pin if there is none yet ('' to only ask).
--- Returns the pinned DID, '' for none. May be sent twice.
+-- Who an identifier of feedproxy.toml is: the DID that it meant at its first login, since a handle may change hands
+-- later; before that, the one that it led to when it was last resolved.
+-- KEYS[1]: prefix. ARGV: identifier, DID to note ('' to only ask), 'pins' (if none is pinned yet) or 'resolved'.
+-- Returns { pinned DID, resolved DID }, '' for none. May be sent twice.
 if ARGV[2] ~= '' then
-  redis.call('HSETNX', KEYS[1] .. 'pins', ARGV[1], ARGV[2])
+  redis.call(ARGV[3] == 'pins' and 'HSETNX' or 'HSET', KEYS[1] .. ARGV[3], ARGV[1], ARGV[2])
 end
-return redis.call('HGET', KEYS[1] .. 'pins', ARGV[1]) or ''
+local pinned = redis.call('HGET', KEYS[1] .. 'pins', ARGV[1])
+if pinned then
+  redis.call('HDEL', KEYS[1] .. 'resolved', ARGV[1])
+end
+return { pinned or '', redis.call('HGET', KEYS[1] .. 'resolved', ARGV[1]) or '' }

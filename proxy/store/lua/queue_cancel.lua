@@ -2,6 +2,6 @@
 local job = ARGV[1]
 allow_growth()
 local accounts = redis.call('HGET', job_key(job), 'accounts')
-if not accounts then return '' end
+if not accounts then return view(job) or '' end
 for account in string.gmatch(accounts, '[^,]+') do cancel_delivery(job .. ':' .. account) end
 return view(job)

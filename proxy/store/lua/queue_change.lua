@@ -1,4 +1,4 @@
--- Library behind queue: what people and the CMS do to jobs.
+-- Library behind queue_deliver: what people and the CMS do to jobs.
 
 -- Cancel a delivery of which nothing was sent; whether it is canceled now.
 local function cancel_delivery(id)

@@ -1,25 +1,29 @@
 -- Take in a post. ARGV: name, value, ... of proxy/syndication/desk.Submission, instants and ages in ms.
 -- Returns { verdict, 1 if this is the replay of an earlier answer, first published_at, generation, the job or "",
---   the job as JSON or "" }. Everything about one post is decided here, in one step.
+--   the job as JSON or "", of a post without a job the status that its job ended with }. Everything about one
+--   post is decided here, in one step.
 local S = {}
 for i = 1, #ARGV, 2 do S[ARGV[i]] = ARGV[i + 1] end
-local IDEM, POST, SITE = P .. 'idem:' .. S.site .. ':' .. S.key, P .. 'post:' .. S.site .. ':' .. S.post, P .. 'site:' .. S.site
+local IDEM, POST, SITE = P .. 'idem:' .. S.site .. ':' .. S.key, S.site .. ':' .. S.post, P .. 'site:' .. S.site
 local published_ms = tonumber(S.published_at_ms)
 
-local replay = redis.call('HMGET', IDEM, 'payload', 'verdict', 'first_at_ms', 'generation', 'job', 'view')
+local replay = redis.call('HMGET', IDEM, 'payload', 'verdict', 'first_at_ms', 'generation', 'job', 'view', 'state')
 if replay[2] and replay[1] ~= S.payload_hash then return { 'key_reused', 0, S.published_at_ms, '0', '', '' } end
 -- Without a key of the CMS, the same words are a replay only as long as no others came.
-local last = redis.call('HGET', POST, 'last')
-if replay[2] and (S.explicit_key == '1' or last == string.sub(S.key, 1, 16)) then
-  return { replay[2], 1, replay[3], replay[4], replay[5], replay[6] }
+local known = who_is(POST)
+if replay[2] and (S.explicit_key == '1' or (known and known.last == string.sub(S.key, 1, 16))) then
+  return { replay[2], 1, replay[3], replay[4], replay[5], replay[6], replay[7] or '' }
 end
 
-local known = redis.call('HMGET', POST, 'format', 'job', 'url', 'first_at_ms', 'revision', 'state', 'generation')
-local first_ms, generation, state = known[4] or S.published_at_ms, known[7] or '0', known[6]
-local job = given(known[2]) and known[2] or nil
+local who = known or { format = S.format, first_at_ms = S.published_at_ms, generation = '0' }
+local first_ms, generation, state, job = who.first_at_ms, who.generation, who.state, who.job
 local stored = {}
 if job then
   local fields = redis.call('HMGET', job_key(job), 'id', 'open', 'accounts', 'status')
+  if not fields[1] then
+    local folded = unfolded(job) or {}
+    fields = { folded.id, folded.open, folded.accounts, folded.status }
+  end
   stored = { id = fields[1], open = tonumber(fields[2] or 0), accounts = fields[3] or '' }
   state = fields[4] or state
 end
@@ -27,10 +31,11 @@ end
 local function answer(verdict, about)
   local shown = about and view(about) or ''
   redis.call('HSET', IDEM, 'payload', S.payload_hash, 'verdict', verdict, 'first_at_ms', first_ms, 'generation', generation,
-    'job', about or '', 'view', shown)
+    'job', about or '', 'view', shown, 'state', about and '' or state or '')
   redis.call('ZADD', P .. 'idem', NOW, S.site .. ':' .. S.key)
-  if verdict ~= 'outdated' then redis.call('HSET', POST, 'last', string.sub(S.key, 1, 16)) end
-  return { verdict, 0, first_ms, generation, about or '', shown }
+  if verdict ~= 'outdated' then who.last = string.sub(S.key, 1, 16) end
+  if known or who.job then remember(POST, who) end
+  return { verdict, 0, first_ms, generation, about or '', shown, about and '' or state or '' }
 end
 
 -- A higher revision is newer; without revisions, what comes later.
@@ -38,14 +43,10 @@ local function is_newer(revision)
   return S.revision == '' or not given(revision) or tonumber(S.revision) > tonumber(revision)
 end
 
-local function remember(taken_job, shown)
-  redis.call('HSET', POST, 'format', S.format, 'job', taken_job, 'url', string.sub(S.url_hash, 1, 16), 'first_at_ms', first_ms,
-    'revision', S.revision, 'state', shown, 'generation', generation)
-end
-
 local function add_delivery(in_job, account, did, action, due_ms, reason)
   local id = in_job .. ':' .. account
-  local expires_ms = math.max(NOW, published_ms) + tonumber(S.max_age_ms)
+  -- What it waits for by the site's own wish, its schedule and its pace, does not count as its age.
+  local expires_ms = math.max(NOW, due_ms) + tonumber(S.max_age_ms)
   redis.call('HSET', delivery_key(id), 'format', S.format, 'state', 'ready', 'job', in_job, 'account', account, 'site', S.site,
     'did', did, 'seq', redis.call('INCR', P .. 'seq'), 'expires_at_ms', expires_ms, 'generation', generation,
     'action', action)
@@ -86,20 +87,22 @@ local function create(action)
   local due_ms, reason = NOW, ''
   if action == 'post' then due_ms, reason = due() end
   each_account(function(account, did) add_delivery(S.job, account, did, action, due_ms, reason) end)
-  if action == 'post' then remember(S.job, 'pending') end
+  if action == 'post' then
+    who.job, who.url, who.revision, who.state, who.since = S.job, string.sub(S.url_hash, 1, 16), S.revision, 'pending', nil
+  end
   redis.call('PUBLISH', P .. 'news', S.job)
   return answer(action == 'post' and 'queued' or 'recorded', S.job)
 end
 
 local function note_revision()
-  if S.revision ~= '' and is_newer(known[5]) then redis.call('HSET', POST, 'revision', S.revision) end
+  if S.revision ~= '' and is_newer(who.revision) then who.revision = S.revision end
 end
 
 -- New words for a job that still waits, or whose failed deliveries get another chance by them.
 local function replace()
-  redis.call('HSET', job_key(job), 'payload', S.payload, 'revision', S.revision, 'group', S.group)
+  redis.call('HSET', job_key(job), 'format', S.format, 'payload', S.payload, 'revision', S.revision, 'group', S.group)
   redis.call('HINCRBY', job_key(job), 'edition', 1)
-  redis.call('HSET', POST, 'revision', S.revision, 'url', string.sub(S.url_hash, 1, 16))
+  who.revision, who.url = S.revision, string.sub(S.url_hash, 1, 16)
   local due_ms, reason
   each_account(function(account, did)
     local id = job .. ':' .. account
@@ -129,8 +132,18 @@ local function replace()
   return answer('updated', job)
 end
 
+-- Whether the job is over and a record of it is on an account.
+local function is_there_and_folded()
+  local _, deliveries = unfolded(job)
+  for _, delivery in ipairs(deliveries or {}) do
+    if delivery.state == 'done' and delivery.action ~= 'delete' then return true end
+  end
+  return false
+end
+
 -- The record of a delivery is to go, now or when it has been sent.
 local function unpublish(id)
+  if is_there_and_folded() then unfold(job) end
   local fields = redis.call('HMGET', delivery_key(id), 'state', 'action')
   if fields[2] ~= 'post' then return end
   if fields[1] == 'done' then
@@ -138,7 +151,7 @@ local function unpublish(id)
     redis.call('HDEL', delivery_key(id), 'failures', 'deliveries', 'score', 'attempts')
     redis.call('HSET', delivery_key(id), 'action', 'delete', 'expires_at_ms', expires_ms)
     reopen(id)
-    redis.call('HSET', job_key(job), 'payload', S.payload)
+    redis.call('HSET', job_key(job), 'format', S.format, 'payload', S.payload)
     redis.call('ZADD', P .. 'live', expires_ms, id)
     make_ready(id)
   elseif fields[1] == 'ready' or fields[1] == 'delayed' or fields[1] == 'active' then
@@ -150,9 +163,8 @@ end
 local function withdraw()
   if not stored.id then
     if S.unpublish ~= 'delete' or (state ~= 'completed' and state ~= 'partial') then return answer('recorded') end
-    local created = create('delete')
-    if created[1] ~= 'full' then redis.call('HSET', POST, 'state', 'unpublished') end
-    return created
+    who.state = 'unpublished'
+    return create('delete')
   end
   allow_growth()
   note_revision()
@@ -161,19 +173,19 @@ local function withdraw()
     local id = job .. ':' .. account
     if not cancel_delivery(id) and S.unpublish == 'delete' then unpublish(id) end
   end
-  if S.revision ~= '' then redis.call('HSET', job_key(job), 'revision', S.revision) end
+  if S.revision ~= '' and redis.call('EXISTS', job_key(job)) == 1 then redis.call('HSET', job_key(job), 'revision', S.revision) end
   follow(job)
   return answer(live and 'updated' or 'recorded', job)
 end
 
-if not known[1] then
+if not known then
   if S.skip ~= '' then return { 'skipped', 0, first_ms, generation, '', '' } end
   return create('post')
 end
-if string.sub(S.url_hash, 1, 16) ~= known[3] and published_ms > tonumber(first_ms) then
+if string.sub(S.url_hash, 1, 16) ~= who.url and published_ms > tonumber(first_ms) then
   return { 'id_reused', 0, first_ms, generation, '', '' }
 end
-if not is_newer(known[5]) then
+if not is_newer(who.revision) then
   -- The same revision under another key is no news, and no mistake.
   local same = stored.id and redis.call('HGET', job_key(job), 'payload') == S.payload
   return answer(same and 'updated' or 'outdated', stored.id and job)

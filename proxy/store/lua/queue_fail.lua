@@ -4,14 +4,14 @@
 -- Returns { ours | again | lost, next lease or false }.
 local id, token = ARGV[1], ARGV[2]
 allow_growth()
-local how = holding(id, token, 'fail')
+local how = holding(id, token)
 if how == 'ours' then
   local _, account = job_and_account(id)
   local key = delivery_key(id)
   redis.call('HDEL', key, 'intent', 'sent', 'cid')
-  redis.call('HSET', key, 'last', 'fail:' .. token)
+  redis.call('HSET', key, 'last', token)
   redis.call('HINCRBY', key, 'failures', 1)
   kill(id, ARGV[7])
   next_turn(account, true)
 end
-return settled(id, how, ARGV[3], ARGV[4], ARGV[5], ARGV[6])
+return settled(how, ARGV[3], ARGV[4], ARGV[5], ARGV[6])

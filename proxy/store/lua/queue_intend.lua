@@ -4,7 +4,7 @@
 -- Returns ours; lost; or edited when the post was edited since, and nothing was sent yet: nothing is stored.
 local id, token = ARGV[1], ARGV[2]
 allow_growth()
-local how = holding(id, token, 'intend')
+local how = holding(id, token)
 if how ~= 'ours' then return 'lost' end
 local key = delivery_key(id)
 local known = redis.call('HMGET', key, 'intent', 'sent', 'after')

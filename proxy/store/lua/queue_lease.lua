@@ -1,4 +1,4 @@
--- Library behind queue: handing deliveries to workers.
+-- Library behind queue_deliver: handing deliveries to workers.
 
 -- Can the worker serve the account: does it know it, with credentials that were not refused?
 local function can_serve(worker, account, refused)
@@ -136,20 +136,24 @@ local function take_next(worker, token, format, lease_ms)
   return false
 end
 
+-- The delivery that the worker holds by this bell, and its token; nil if it holds none by it.
+local function held(worker, bell)
+  if not bell[2] then return nil end
+  local known = redis.call('HMGET', account_key(bell[2][2]), 'bell', 'active', 'worker')
+  if known[1] == bell[1] and given(known[2]) and known[3] == worker then
+    return known[2], redis.call('HGET', delivery_key(known[2]), 'token') or ''
+  end
+end
+
 -- What a step that settles a delivery returns: { ours | again | lost, the next delivery or false }.
 -- Made again, it hands out the same delivery again, as long as the worker has not settled that.
-local function settled(id, how, worker, token, format, lease_ms)
-  local key = delivery_key(id)
-  if how == 'again' then
-    local following = redis.call('HGET', key, 'next')
-    if given(following) and given(worker) then
-      local known = redis.call('HMGET', delivery_key(following), 'state', 'worker')
-      if known[1] == 'active' and known[2] == worker then return { how, handed_over(following) } end
+local function settled(how, worker, token, format, lease_ms)
+  if how == 'ours' then return { how, take_next(worker, token, tonumber(format), tonumber(lease_ms)) } end
+  if how == 'again' and given(worker) then
+    for _, bell in ipairs(read_bells(worker, 1000, '0')) do
+      local id, its_token = held(worker, bell)
+      if id and its_token == token then return { how, handed_over(id) } end
     end
-    return { how, false }
   end
-  if how == 'lost' then return { how, false } end
-  local leased = take_next(worker, token, tonumber(format), tonumber(lease_ms))
-  if leased then redis.call('HSET', key, 'next', leased[1]) end
-  return { how, leased }
+  return { how, false }
 end

@@ -7,6 +7,10 @@ local page = { '' }
 for i = 1, #found, 2 do
   if #page > limit then return page end
   local known = redis.call('HMGET', job_key(found[i]), 'status', 'group')
+  if not known[1] and status .. group ~= '' then
+    local fields = unfolded(found[i]) or {}
+    known = { fields.status, fields.group }
+  end
   if (status == '' or known[1] == status) and (group == '' or known[2] == group) then
     page[#page + 1] = view(found[i])
   end

@@ -25,7 +25,13 @@ local function promote(id)
     return
   end
   local until_ms = known[2] == 'schedule' and paced_until(id, known[3]) or NOW
-  if until_ms > NOW then make_delayed(id, until_ms, 'quota') else make_ready(id) end
+  if until_ms <= NOW then
+    make_ready(id)
+    return
+  end
+  local expires_ms = redis.call('HINCRBY', delivery_key(id), 'expires_at_ms', until_ms - NOW)
+  redis.call('ZADD', P .. 'live', expires_ms, id)
+  make_delayed(id, until_ms, 'quota')
 end
 
 -- Damage to one must not stop the others: it is looked at again in a minute.

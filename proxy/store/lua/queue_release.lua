@@ -4,14 +4,14 @@
 -- Returns { ours | again | lost, next lease or false }.
 local id, token, wait_ms, refused = ARGV[1], ARGV[2], tonumber(ARGV[7]), ARGV[9]
 allow_growth()
-local how = holding(id, token, 'release')
+local how = holding(id, token)
 if how == 'ours' then
   local _, account = job_and_account(id)
   local key, holder = delivery_key(id), account_key(account)
   local worker = redis.call('HGET', holder, 'worker')
   if redis.call('HGET', key, 'sent') == token then redis.call('HINCRBY', key, 'attempts', -1) end
   redis.call('HDEL', key, 'sent')
-  redis.call('HSET', key, 'last', 'release:' .. token)
+  redis.call('HSET', key, 'last', token)
   make_ready(id)
   if wait_ms > 0 then close_gate(account, NOW + wait_ms, ARGV[8]) end
   if given(refused) then
@@ -26,4 +26,4 @@ if how == 'ours' then
   next_turn(account)
   follow(job_and_account(id))
 end
-return settled(id, how, ARGV[3], ARGV[4], ARGV[5], ARGV[6])
+return settled(how, ARGV[3], ARGV[4], ARGV[5], ARGV[6])

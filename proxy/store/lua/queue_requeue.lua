@@ -3,14 +3,14 @@
 local job = ARGV[1]
 allow_growth()
 local accounts = redis.call('HGET', job_key(job), 'accounts')
-if not accounts then return '' end
+if not accounts then return view(job) or '' end
 local wanted = table.concat(ARGV, ',', 3)
 for account in string.gmatch(accounts, '[^,]+') do
   local id = job .. ':' .. account
   if wanted == '' or listed(wanted, account) then
     local state = redis.call('HGET', delivery_key(id), 'state')
     if state == 'dead' then revive(id, NOW + tonumber(ARGV[2])) end
-    if redis.call('HGET', account_key(account), 'gate_reason') == 'credentials' and state ~= 'done' then
+    if redis.call('HGET', account_key(account), 'gate_reason') == 'credentials' and state ~= 'done' and state ~= 'canceled' then
       redis.call('HDEL', account_key(account), 'refused')
       open_gate(account)
     end

@@ -5,12 +5,12 @@
 -- Returns { ours | again | lost, next lease or false }.
 local id, token, delay_ms = ARGV[1], ARGV[2], tonumber(ARGV[8])
 allow_growth()
-local how = holding(id, token, 'retry')
+local how = holding(id, token)
 if how == 'ours' then
   local job, account = job_and_account(id)
   local key = delivery_key(id)
   redis.call('HDEL', key, 'deliveries')
-  redis.call('HSET', key, 'last', 'retry:' .. token)
+  redis.call('HSET', key, 'last', token)
   redis.call('HINCRBY', key, 'failures', 1)
   if ARGV[9] == 'failed' then count_failure(account, job, delay_ms < 0, tonumber(ARGV[10]), tonumber(ARGV[11])) end
   if delay_ms < 0 then
@@ -22,4 +22,4 @@ if how == 'ours' then
   end
   next_turn(account)
 end
-return settled(id, how, ARGV[3], ARGV[4], ARGV[5], ARGV[6])
+return settled(how, ARGV[3], ARGV[4], ARGV[5], ARGV[6])

@@ -4,60 +4,73 @@ local done_ms, dead_ms, tomb_ms, idem_ms, limit = tonumber(ARGV[1]), tonumber(AR
 local count = 0
 allow_growth()
 
-local function older(set, age_ms)
-  return redis.call('ZRANGEBYSCORE', P .. set, '-inf', NOW - age_ms, 'LIMIT', 0, limit)
+-- Damage to one must not stop the others: it is looked at again in a day.
+local function each_older(set, age_ms, visit)
+  for _, member in ipairs(redis.call('ZRANGEBYSCORE', P .. set, '-inf', NOW - age_ms, 'LIMIT', 0, limit)) do
+    count = count + 1
+    if not pcall(visit, member) then redis.call('ZADD', P .. set, NOW - age_ms + DAY_MS, member) end
+  end
 end
 
 -- Of the job remains the tombstone of its post.
 local function bury(job)
-  local key = job_key(job)
-  local known = redis.call('HMGET', key, 'accounts', 'site', 'post', 'status')
-  redis.call('ZREM', P .. 'done', job)
-  if not known[1] then return end
-  local name, deleted = known[2] .. ':' .. known[3], false
-  for account in string.gmatch(known[1], '[^,]+') do
-    local id = job .. ':' .. account
-    deleted = deleted or redis.call('HGET', delivery_key(id), 'action') == 'delete'
+  local fields, deliveries = unfolded(job)
+  if not fields then
+    fields, deliveries = hash_of(job_key(job), { payload = true }), {}
+    for account in string.gmatch(fields.accounts or '', '[^,]+') do
+      deliveries[#deliveries + 1] = { account = account, action = redis.call('HGET', delivery_key(job .. ':' .. account), 'action') }
+    end
+  end
+  local deleted = false
+  for _, delivery in ipairs(deliveries) do
+    local id = job .. ':' .. delivery.account
+    deleted = deleted or delivery.action == 'delete'
     redis.call('DEL', delivery_key(id))
     redis.call('ZREM', P .. 'dead', id)
   end
-  redis.call('ZREM', P .. 'jobs:' .. known[2], job)
-  if redis.call('HGET', P .. 'post:' .. name, 'job') == job then
-    redis.call('HDEL', P .. 'post:' .. name, 'job', 'last')
-    redis.call('HSET', P .. 'post:' .. name, 'state', deleted and 'unpublished' or known[4] or 'completed')
-    redis.call('ZADD', P .. 'tombs', NOW, name)
+  redis.call('DEL', job_key(job))
+  redis.call('HDEL', P .. 'over', job)
+  redis.call('ZREM', P .. 'done', job)
+  if not fields.site then return end
+  redis.call('ZREM', P .. 'jobs:' .. fields.site, job)
+  local newest = redis.call('LINDEX', P .. 'quota:' .. fields.site, 0)
+  if newest and tonumber(newest) <= NOW - HOUR_MS then redis.call('DEL', P .. 'quota:' .. fields.site) end
+  local name = fields.site .. ':' .. fields.post
+  local who = who_is(name)
+  if who and who.job == job then
+    who.job, who.last, who.since = nil, nil, string.format('%.0f', math.floor(NOW / DAY_MS))
+    who.state = deleted and 'unpublished' or fields.status or 'completed'
+    remember(name, who)
   end
-  redis.call('DEL', key)
 end
 
-for _, job in ipairs(older('done', done_ms)) do
-  bury(job)
-  count = count + 1
-end
-for _, id in ipairs(older('dead', dead_ms)) do
+each_older('done', done_ms, bury)
+each_older('dead', dead_ms, function(id)
   local job = job_and_account(id)
-  count = count + 1
   redis.call('ZREM', P .. 'dead', id)
   local known = redis.call('HMGET', job_key(job), 'open', 'accounts')
-  local kept = tonumber(known[1] or 0) > 0
-  for account in string.gmatch(known[2] or '', '[^,]+') do
-    kept = kept or redis.call('ZSCORE', P .. 'dead', job .. ':' .. account)
-  end
-  if known[2] and tonumber(known[1] or 0) > 0 then
+  if tonumber(known[1] or 0) > 0 then
     -- Another account of it is still under way: look again later.
     redis.call('ZADD', P .. 'dead', NOW, id)
-  elseif not kept then
-    bury(job)
+    return
   end
-end
-for _, name in ipairs(older('tombs', tomb_ms)) do
-  if not redis.call('HGET', P .. 'post:' .. name, 'job') then redis.call('DEL', P .. 'post:' .. name) end
-  redis.call('ZREM', P .. 'tombs', name)
-  count = count + 1
-end
-for _, name in ipairs(older('idem', idem_ms)) do
+  for account in string.gmatch(known[2] or '', '[^,]+') do
+    if redis.call('ZSCORE', P .. 'dead', job .. ':' .. account) then return end
+  end
+  bury(job)
+end)
+each_older('idem', idem_ms, function(name)
   redis.call('DEL', P .. 'idem:' .. name)
   redis.call('ZREM', P .. 'idem', name)
-  count = count + 1
+end)
+-- Tombstones are in no order of age: a part of all posts is looked through at a time.
+local scanned = redis.call('HSCAN', P .. 'posts', redis.call('GET', P .. 'swept') or '0', 'COUNT', 5 * limit)
+for i = 1, #scanned[2], 2 do
+  local since = (who_is(scanned[2][i]) or {}).since
+  if since and tonumber(since) * DAY_MS <= NOW - tomb_ms then
+    redis.call('HDEL', P .. 'posts', scanned[2][i])
+    count = count + 1
+  end
 end
+redis.call('SET', P .. 'swept', scanned[1])
 return count

@@ -15,18 +15,9 @@ local function add(leased)
   if leased then leases[#leases + 1] = leased end
 end
 
--- What the worker holds of the account, if this entry is how it got it.
-local function held(entry, account)
-  local known = redis.call('HMGET', account_key(account), 'bell', 'active', 'worker')
-  if known[1] == entry and given(known[2]) and known[3] == worker then
-    return known[2], redis.call('HGET', delivery_key(known[2]), 'token') or ''
-  end
-end
-
 if not pending and redis.call('HGET', P .. 'requests', worker) == request then
   for _, bell in ipairs(read_bells(worker, 1000, '0')) do
-    local id, token = false, false
-    if bell[2] then id, token = held(bell[1], bell[2][2]) end
+    local id, token = held(worker, bell)
     if id and string.sub(token, 1, #request + 1) == request .. ':' then add(handed_over(id)) end
   end
   return leases
@@ -44,7 +35,7 @@ for number, bell in ipairs(bells) do
   if not bell[2] then
     redis.call('XACK', BELLS, GROUP, bell[1])
   else
-    local id = pending and held(bell[1], bell[2][2])
+    local id = pending and held(worker, bell)
     add(id and handed_over(id)
       or lease_safely(bell[1], bell[2][2], worker, request .. ':' .. number, format, lease_ms))
   end

@@ -29,6 +29,7 @@ if ARGV[5] == 'login' and stored[9] ~= ARGV[2] then
   redis.call('HSET', key, 'login', ARGV[6], 'login_after', string.format('%.0f', now + pause),
     'logins_failed', failed, 'login_by', ARGV[2])
   redis.call('HINCRBY', key, 'logins', 1)
+  redis.call('HDEL', key, 'told')
 end
 redis.call('HSET', key, 'holder', ARGV[2], 'held_until', string.format('%.0f', now + ARGV[4]))
 return { 'granted' }

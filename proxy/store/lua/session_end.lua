@@ -20,6 +20,6 @@ end
 if tonumber(ARGV[4]) > 0 then
   local time = redis.call('TIME')
   local now = time[1] * 1000 + math.floor(time[2] / 1000)
-  redis.call('HSET', key, 'login_after', string.format('%.0f', now + ARGV[4]))
+  redis.call('HSET', key, 'login_after', string.format('%.0f', now + ARGV[4]), 'told', '1')
 end
 return 1

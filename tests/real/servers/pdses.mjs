@@ -33,6 +33,14 @@ function commandsOf(pds, other) {
       return people[account].write('app.bsky.feed.post', record, rkey)
     },
 
+    /** Delete a record as its author does. */
+    async remove({ account, uri }) {
+      const { did: repo, agent } = people[account]
+      const [collection, rkey] = uri.split('/').slice(-2)
+      await agent.com.atproto.repo.deleteRecord({ repo, collection, rkey })
+      return { uri }
+    },
+
     async changeHandle({ account, handle }) {
       await people[account].agent.com.atproto.identity.updateHandle({ handle })
       return { handle }

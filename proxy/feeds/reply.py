@@ -1,0 +1,108 @@
+"""From an answer to status, headers and body, whichever way they are sent."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from proxy.clock import Clock
+from proxy.errors import Rejected, UpstreamError
+from proxy.feeds.headers import (
+    Headers,
+    Manner,
+    accepted_coding,
+    cache_status,
+    cors,
+    etag_matches,
+    freshness_headers,
+    vary,
+)
+from proxy.feeds.held import Held
+from proxy.feeds.service import Answer
+
+_JSON = b"application/json; charset=utf-8"
+
+
+class Terms(NamedTuple):
+    """What else than its target chooses the reply to a request, as it says it; None where it says nothing."""
+
+    accept_encoding: str | None = None
+    origin: str | None = None
+    if_none_match: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A response, whole."""
+
+    status: int
+    headers: Headers
+    body: bytes
+
+
+class Replies:
+    """Says to clients what became of their questions, in the operator's manner."""
+
+    def __init__(self, manner: Manner, clock: Clock) -> None:
+        self._manner = manner
+        self._clock = clock
+
+    def serve(self, answer: Answer, held: Held, nsid: str, terms: Terms) -> Reply:
+        """The stored answer `held`, in the coding that the client likes best."""
+        entry, now = held.entry, self._clock.steady()
+        coding = accepted_coding(terms.accept_encoding, entry.bodies)
+        etag = entry.etag(coding)
+        headers = [
+            (b"cache-status", cache_status(answer, now)),
+            *freshness_headers(answer, self._manner, now=now, wall_now=self._clock.wall()),
+            (b"etag", etag.encode("ascii")),
+            *self._common(nsid, terms),
+        ]
+        if entry.labelers is not None:
+            headers.append((b"atproto-content-labelers", entry.labelers.encode("latin-1")))
+        if not entry.negative and etag_matches(terms.if_none_match, etag):
+            return Reply(304, headers, b"")
+        body = entry.bodies[coding]
+        headers += [
+            (b"content-type", entry.content_type.encode("latin-1")),
+            (b"content-length", str(len(body)).encode("ascii")),
+        ]
+        if coding != "identity":
+            headers.append((b"content-encoding", coding.encode("ascii")))
+        return Reply(entry.status, headers, body)
+
+    def fail(self, answer: Answer, error: UpstreamError, nsid: str, terms: Terms) -> Reply:
+        """The upstream's trouble, for which there is no copy to make up."""
+        headers = [
+            (b"cache-status", cache_status(answer, self._clock.steady())),
+            *freshness_headers(answer, self._manner, now=0, wall_now=0),
+            *self._common(nsid, terms),
+        ]
+        if error.retry_after_s is not None:
+            headers.append((b"retry-after", str(max(1, math.ceil(error.retry_after_s))).encode("ascii")))
+        return _error(error.status, error.code, error.message, headers)
+
+    def reject(self, error: Rejected, nsid: str | None, terms: Terms) -> Reply:
+        """What is wrong with the request."""
+        headers = [
+            (b"cache-status", b"feedproxy; detail=rejected"),
+            (b"cache-control", b"no-store"),
+            *self._common(nsid, terms),
+            *((name.lower().encode("ascii"), value.encode("latin-1")) for name, value in error.headers),
+        ]
+        return _error(error.status, error.code, error.message, headers)
+
+    def _common(self, nsid: str | None, terms: Terms) -> Headers:
+        return [
+            (b"vary", vary(self._manner, nsid)),
+            (b"x-content-type-options", b"nosniff"),
+            *cors(self._manner, terms.origin),
+        ]
+
+
+def _error(status: int, code: str, message: str, headers: Headers) -> Reply:
+    body = json.dumps({"error": code, "message": message}, ensure_ascii=False).encode()
+    headers += [(b"content-type", _JSON), (b"content-length", str(len(body)).encode("ascii"))]
+    return Reply(status, headers, body)

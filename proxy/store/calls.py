@@ -1,0 +1,155 @@
+"""Scripts on their way to the server that has their keys, and their answers on the way back.
+
+Nothing is ever sent twice by itself: redis-py's own retries are off, since an answer that was lost says
+nothing of whether the script ran. What is sent again here is what a server said it did not carry out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import hiredis
+from redis.exceptions import (
+    AskError,
+    ClusterDownError,
+    MovedError,
+    NoScriptError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+    TryAgainError,
+)
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from proxy.store.scripts import Script
+from proxy.store.servers import Servers
+
+# How often a script may be told to go elsewhere, or to come in full.
+_MAX_HOPS: Final = 5
+
+# A slot is on its way from one node to another. An ASK is not followed: a script would find half of its keys.
+MOVING: Final = (AskError, TryAgainError)
+# It does not answer, or not now: nothing is known of what was asked, or nothing was carried out.
+AWAY: Final = (
+    RedisConnectionError,
+    RedisTimeoutError,
+    ClusterDownError,  # MASTERDOWN is one of these
+    *MOVING,
+    OSError,
+)
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    """A script with what it is given; `answer` is set once, to what came back or to the error."""
+
+    script: Script
+    keys: Sequence[str]
+    args: Sequence[Any]
+    answer: asyncio.Future[Any] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    in_full: bool = False  # the server does not know the script yet
+
+    def command(self) -> tuple[Any, ...]:
+        """What is sent."""
+        how = ("EVAL", self.script.text) if self.in_full else ("EVALSHA", self.script.sha)
+        return (*how, len(self.keys), *self.keys, *self.args)
+
+    def settle(self, answer: Any) -> None:
+        """Hand over the answer, unless nobody waits for it any more."""
+        if self.answer.done():
+            return
+        if isinstance(answer, BaseException):
+            self.answer.set_exception(answer)
+        else:
+            self.answer.set_result(answer)
+
+
+async def send(servers: Servers, calls: Sequence[Call], timeout_s: float) -> None:
+    """Send `calls`, whose keys are all in one slot, together, and settle each of them.
+
+    `timeout_s` is for each answer; twice as long is for everything, connecting included. Never raises,
+    unless cancelled: then what was sent may yet be carried out.
+    """
+    key, unsettled = calls[0].keys[0], calls
+    try:
+        async with asyncio.timeout(2 * timeout_s):
+            for _ in range(_MAX_HOPS):
+                unsettled = await _exchange(servers, key, unsettled, timeout_s)
+                if not unsettled:
+                    return
+        raise RedisConnectionError("sent from server to server")
+    except (*AWAY, RedisError) as error:
+        servers.doubt()
+        for call in unsettled:
+            call.settle(error)
+
+
+@contextlib.asynccontextmanager
+async def connection_to(servers: Servers, key: str) -> AsyncIterator[Any]:
+    """A connection (as redis-py has it) to the server that has `key`; closed unless all goes well on it."""
+    pool = await servers.pool_of(key)
+    connection = await pool.get_connection()  # type: ignore[no-untyped-call]
+    try:
+        yield connection
+    except BaseException:
+        # Answers that are still to come belong to nobody.
+        await connection.disconnect(nowait=True)
+        raise
+    finally:
+        await pool.release(connection)
+
+
+async def read(connection: Any, timeout_s: float) -> Any:
+    """The next answer on `connection`, which is closed when it does not come: TimeoutError."""
+    async with asyncio.timeout(timeout_s):
+        return await connection.read_response(timeout=math.inf)
+
+
+def heed_cancellation() -> None:
+    """Raise the CancelledError that asyncio.wait_for, by which redis-py sends, swallows now and then.
+
+    It does so up to Python 3.11 when what it waits for ends in that very moment (CPython issue 86296).
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
+
+
+async def _exchange(servers: Servers, key: str, calls: Sequence[Call], timeout_s: float) -> Sequence[Call]:
+    """Settle `calls`, except for those that are to be sent again, which are returned."""
+    again: list[Call] = []
+    demoted = False
+    async with connection_to(servers, key) as connection:
+        # Ten times as fast as what the connection packs with by itself.
+        await connection.send_packed_command(b"".join(hiredis.pack_command(call.command()) for call in calls))
+        for call in calls:
+            try:
+                call.settle(await read(connection, timeout_s))
+            except NoScriptError:
+                call.in_full = True
+                again.append(call)
+            except MovedError as error:
+                if servers.moved(key, error.host or getattr(connection, "host", ""), error.port):
+                    again.append(call)
+                else:
+                    call.settle(ResponseError("this is a node of a cluster: name it by redis+cluster://"))
+            except ResponseError as error:
+                plain = _plain(error)
+                demoted = demoted or isinstance(plain, (ReadOnlyError, ClusterDownError))
+                call.settle(plain)
+        if demoted:
+            # Another may be the master by now, be it behind the same name.
+            servers.doubt()
+            await connection.disconnect(nowait=True)
+    return again
+
+
+def _plain(error: ResponseError) -> ResponseError:
+    """Redis 6.2 wraps what a replica says to a script that writes."""
+    return ReadOnlyError(str(error)) if "-READONLY " in str(error) else error

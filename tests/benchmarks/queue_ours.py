@@ -1,0 +1,102 @@
+"""The queue of this project, as its benchmark drives it, one process a command.
+
+- `enqueue URL COUNT CLIENTS` prints {"took_s": [...]};
+- `drain URL COUNT DELAY_S CONCURRENCY` prints {"per_s": ...}, from the first job's begin to the last one's;
+- `hold URL LEASE_S` prints {"began_at": ...} whenever job 0 begins, which it never ends.
+"""
+
+import asyncio
+import contextlib
+import json
+import sys
+import time
+import uuid
+from dataclasses import replace
+
+import uvloop
+
+from proxy.clock import SystemClock
+from proxy.syndication.worker import Published, Worker, WorkerPolicy
+from tests.harness.queue import POLICY, queue_on, submission
+
+# As many as a busy installation has; the posts of one account go out one after the other.
+ACCOUNTS = tuple(f"account{number}" for number in range(100))
+NAMESPACE = "bench"
+
+
+def post(number):
+    free = {"posts_per_hour": 1_000_000, "max_waiting": 1_000_000}
+    return submission(f"{number}", accounts=(ACCOUNTS[number % len(ACCOUNTS)],), **free)
+
+
+async def enqueue(url, count, at_a_time):
+    took = []
+    numbers = iter(range(count))
+
+    async def client(queue):
+        for number in numbers:
+            given = post(number)
+            began = time.perf_counter()
+            await queue.enqueue(given)
+            took.append(time.perf_counter() - began)
+
+    async with queue_on(url, NAMESPACE) as queue:
+        await asyncio.gather(*(client(queue) for _ in range(at_a_time)))
+    print(json.dumps({"took_s": took}), flush=True)
+
+
+@contextlib.asynccontextmanager
+async def working(url, publish, concurrency, lease_s):
+    policy = replace(POLICY, lease_s=lease_s)
+    async with queue_on(url, NAMESPACE, policy) as queue:
+        worker = Worker(
+            queue,
+            publish,
+            lambda: dict.fromkeys(ACCOUNTS, "fingerprint"),
+            SystemClock(),
+            WorkerPolicy(concurrency=concurrency, lease_s=lease_s),
+            name=uuid.uuid4().hex,
+            draw=lambda: 0.5,
+        )
+        running = asyncio.create_task(worker.run())
+        yield
+        worker.stop()
+        await running
+
+
+async def drain(url, count, delay_s, concurrency):
+    over, instants = asyncio.Event(), []
+
+    async def publish(_delivery, _post, _lease):
+        instants.append(time.perf_counter())
+        if delay_s:
+            await asyncio.sleep(delay_s)
+        if len(instants) == count:
+            over.set()
+        return Published(uri="at://did:plc:x/app.bsky.feed.post/x", cid="x")
+
+    async with working(url, publish, concurrency, lease_s=10):
+        await over.wait()
+    print(json.dumps({"per_s": (count - 1) / (instants[-1] - instants[0])}), flush=True)
+
+
+async def hold(url, lease_s):
+    async def publish(_delivery, post, _lease):
+        if post.id == "0":
+            print(json.dumps({"began_at": time.time()}), flush=True)
+            await asyncio.Event().wait()
+        return Published(uri="at://did:plc:x/app.bsky.feed.post/x", cid="x")
+
+    async with working(url, publish, 4, lease_s):
+        await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    what, url, *rest = sys.argv[1:]
+    numbers = [float(word) for word in rest]
+    if what == "enqueue":
+        uvloop.run(enqueue(url, int(numbers[0]), int(numbers[1])))
+    elif what == "drain":
+        uvloop.run(drain(url, int(numbers[0]), numbers[1], int(numbers[2])))
+    else:
+        uvloop.run(hold(url, numbers[0]))

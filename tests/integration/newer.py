@@ -1,0 +1,32 @@
+"""feedproxy as its next version will be: it writes the next format number, and reads the present one.
+
+Run as `newer.py serve`, whose children are this file, or with the arguments of proxy.runtime.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from proxy.syndication import job
+
+job.FORMAT += 1
+job.READABLE_FORMATS = frozenset((job.FORMAT - 1, job.FORMAT))
+
+
+def main() -> int:
+    # Only now: they take the numbers over.
+    from proxy import runtime, supervisor
+    from proxy.settings import load_settings
+    from proxy.telemetry import configure_logging
+
+    if sys.argv[1:] != ["serve"]:
+        return runtime.main(sys.argv[1:])
+    settings = load_settings(os.environ)
+    configure_logging(settings, role="supervisor")
+    supervisor.serve(settings, os.environ, child_command=(sys.executable, "-P", __file__))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,372 @@
+"""Hits answered below ASGI: the same answers as by the ordinary way, and only where that is sure."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from harness.clock import FakeClock
+from harness.proxy import feed
+from harness.upstream import json_response, xrpc_error
+from harness.waiting import until
+from harness.wire import Wire
+from proxy.feeds.hits import MAX_HEADS, MAX_TARGETS
+from proxy.runtime import web_server
+
+DATE = re.compile(rb"date: [^\r]+\r\n")
+FEED = feed("alice.test", limit=30)
+BROWSER = (
+    "Host: proxy.test",
+    "User-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/142.0.0.0",
+    'sec-ch-ua: "Chromium";v="142", "Not_A Brand";v="99"',
+    "Accept: */*",
+    "Origin: https://blog.example",
+    "Referer: https://blog.example/",
+    "Accept-Encoding: gzip, deflate, br, zstd",
+    "Accept-Language: en-US,en;q=0.9",
+)
+
+
+def head(*fields, target=FEED, method="GET", version="HTTP/1.1"):
+    return "\r\n".join((f"{method} {target} {version}", *fields, "", "")).encode("latin-1")
+
+
+def undated(data):
+    return DATE.sub(b"", data)
+
+
+class Ways:
+    """The short way and the ordinary one, through one application and its caches."""
+
+    def __init__(self, proxy):
+        self.proxy = proxy
+        self.short_cuts = 0
+        self.short = web_server(proxy.web.app, proxy.settings, self._short_cut)
+        self.ordinary = web_server(proxy.web.app, proxy.settings)
+
+    def _short_cut(self, data, default_headers):
+        answer = self.proxy.web.reading.hits.answer(data, default_headers)
+        self.short_cuts += answer is not None
+        return answer
+
+    async def both(self, *chunks):
+        """What each way answers to `chunks`."""
+        return [undated(await Wire(server).send(*chunks)) for server in (self.short, self.ordinary)]
+
+    async def same(self, *chunks):
+        """The answer of both ways, which is one."""
+        short, ordinary = await self.both(*chunks)
+        assert short == ordinary
+        return short
+
+    async def taken(self, *chunks):
+        """How many requests in `chunks` took the short way."""
+        before = self.short_cuts
+        await self.same(*chunks)
+        return self.short_cuts - before
+
+
+@pytest.fixture
+async def ways(start, upstream):
+    """Both ways with one feed, one profile and one error in memory, each known as a hit."""
+    big = {"feed": [{"post": {"text": "text " * 40, "n": n}} for n in range(40)]}
+    upstream.answer = lambda request: (
+        xrpc_error(400, "InvalidRequest", "Profile not found")
+        if "nobody" in request.target
+        else json_response(big)
+    )
+    async with start(clock=FakeClock(), CACHE_TTL=600, NEGATIVE_TTL=600) as proxy:
+        ways = Ways(proxy)
+        for target in (
+            FEED,
+            feed("nobody.test"),
+            "/xrpc/app.bsky.feed.getFeed?feed=at://a.test/app.bsky.feed.generator/x",
+        ):
+            for _ in range(2):
+                await proxy.get(target)
+        yield ways
+
+
+async def test_a_plain_hit_takes_the_short_way(ways):
+    assert await ways.taken(head(*BROWSER)) == 1
+    assert await ways.taken(head("Host: proxy.test", target=feed("nobody.test"))) == 1
+
+
+@pytest.mark.parametrize(
+    "accept",
+    [
+        "",
+        "br",
+        "gzip",
+        "zstd;q=0.5, gzip",
+        "identity",
+        "*",
+        "br;q=0",
+        "gzip;q=0.1, *;q=0",
+        "snappy",
+        "a, b;;",
+    ],
+)
+async def test_codings(ways, accept):
+    assert await ways.taken(head("Host: proxy.test", f"Accept-Encoding: {accept}")) == 1
+    assert (
+        await ways.taken(head("Host: proxy.test", "accept-encoding:gzip", f"ACCEPT-ENCODING:  {accept} "))
+        == 1
+    )
+
+
+async def test_age_and_ttl_go_on(ways):
+    """Age is true to the second; what else counts seconds may lag behind by the one that is passing."""
+    seen = set()
+    for _ in range(12):
+        ways.proxy.clock.advance(0.7)
+        short, ordinary = await ways.both(head(*BROWSER))
+        (age, ttl, at), (true_age, true_ttl, true_at) = told(short), told(ordinary)
+        assert age == true_age
+        assert 0 <= ttl - true_ttl <= 1
+        assert 0 <= true_at - at <= 1
+        assert len(short) == len(ordinary)
+        seen.add(age)
+    assert ways.short_cuts == 12
+    assert seen == set(range(9))
+
+
+def told(answer):
+    """Age, ttl and second of the last confirmation, as an answer tells them."""
+    return (
+        int(re.search(rb"\r\nage: (\d+)", answer)[1]),
+        int(re.search(rb"ttl=(\d+)", answer)[1]),
+        int(re.search(rb"feed-updated-at: [^\r]+:(\d\d)Z", answer)[1]),
+    )
+
+
+async def test_stale_answers_are_served_and_refreshed_once(ways, upstream):
+    asked = upstream.count
+    ways.proxy.clock.advance(1000)
+    wire = Wire(ways.short)
+    for _ in range(5):  # without a turn of the loop: no refresh can have come
+        wire.protocol.data_received(head(*BROWSER))
+    assert ways.short_cuts == 5
+    assert bytes(wire.sent).count(b"detail=stale-while-revalidate") == 5
+    await ways.proxy.landed()
+    assert upstream.count == asked + 1
+    assert await ways.taken(head(*BROWSER)) == 1
+    assert b"age: 0" in await ways.same(head(*BROWSER))
+
+
+async def test_a_refresh_that_failed_is_told_a_second_later(ways, upstream):
+    upstream.answer = lambda _request: xrpc_error(503, "Unavailable")
+    ways.proxy.clock.advance(1000)
+    await ways.same(head(*BROWSER))
+    await ways.proxy.landed()
+    ways.proxy.clock.advance(1)
+    assert await ways.taken(head(*BROWSER)) == 1
+    assert b"detail=stale-if-error; fwd-status=503" in await ways.same(head(*BROWSER))
+
+
+async def test_what_is_too_old_goes_the_ordinary_way(ways):
+    ways.proxy.clock.advance(700)
+    await Wire(ways.short).send(head("Host: p", target=feed("nobody.test")))
+    ways.proxy.clock.advance(90_000)
+    await Wire(ways.short).send(head(*BROWSER))
+    assert ways.short_cuts == 0
+
+
+async def test_what_was_replaced_is_not_served(ways, upstream):
+    await ways.same(head(*BROWSER))
+    upstream.answer = lambda _request: json_response({"feed": [], "new": True})
+    ways.proxy.clock.advance(1000)
+    await ways.same(head("Host: proxy.test"))
+    await ways.proxy.landed()
+    answer = await ways.same(head("Host: proxy.test"))
+    assert answer.endswith(b'{"feed": [], "new": true}')
+
+
+async def test_what_is_forgotten_is_not_served(ways):
+    ways.proxy.web.reading.caches.memory.clear()
+    assert await ways.taken(head(*BROWSER)) == 0
+
+
+NOT_PLAIN = {
+    "a body": head(*BROWSER, "Content-Length: 4") + b"body",
+    "an empty body": head(*BROWSER, "content-length: 0"),
+    "a body that is a request": head(*BROWSER, f"Content-Length: {len(head(*BROWSER))}") + head(*BROWSER),
+    "chunks": head(*BROWSER, "Transfer-Encoding: chunked") + b"0\r\n\r\n",
+    "obscured chunks": head(*BROWSER, "Transfer-Encoding: xchunked", "Transfer-Encoding: chunked")
+    + b"0\r\n\r\n",
+    "length and chunks": head(*BROWSER, "Content-Length: 5", "Transfer-Encoding: chunked") + b"0\r\n\r\n",
+    "leave to send": head(*BROWSER, "Expect: 100-continue"),
+    "an upgrade": head(*BROWSER, "Connection: Upgrade", "Upgrade: websocket"),
+    "HTTP/2 in clear text": head(*BROWSER, "Upgrade: h2c"),
+    "the last request": head(*BROWSER, "Connection: close"),
+    "keep-alive": head(*BROWSER, "Connection: keep-alive"),
+    "two hosts": head(*BROWSER, "Host: other.test"),
+    "no host": head("Accept: */*"),
+    "no field": head(),
+    "a folded line": head(*BROWSER, "X-Folded: a\r\n b"),
+    "a folded line first": head(" x: y", *BROWSER),
+    "a bare LF": head(*BROWSER).replace(b"\r\n", b"\n", 1),
+    "a bare LF inside": head("X: y\nContent-Length: 5", *BROWSER),
+    "only LFs": head(*BROWSER).replace(b"\r\n", b"\n"),
+    "a bare CR": head("X: y\rContent-Length: 5", *BROWSER),
+    "a NUL": head("X: \0", *BROWSER),
+    "Latin-1": head("X: \xe9", *BROWSER),
+    "a blank before the colon": head("Content-Length : 5", *BROWSER),
+    "a blank in a name": head("Con tent-Length: 5", *BROWSER),
+    "no name": head(": value", *BROWSER),
+    "no colon": head("Host", *BROWSER),
+    "HTTP/1.0": head(*BROWSER, version="HTTP/1.0"),
+    "HTTP/1.2": head(*BROWSER, version="HTTP/1.2"),
+    "HTTP/2.0": head(*BROWSER, version="HTTP/2.0"),
+    "two blanks": head(*BROWSER, target=f"{FEED} "),
+    "a tab": head(*BROWSER, target=f"{FEED}\t"),
+    "an absolute target": head(*BROWSER, target=f"http://proxy.test{FEED}"),
+    "a fragment": head(*BROWSER, target=f"{FEED}#x"),
+    "a relative path": head(*BROWSER, target=f"/xrpc/../{FEED}"),
+    "an escaped path": head(*BROWSER, target=FEED.replace("bsky", "%62sky")),
+    "lower case": head(*BROWSER, method="get"),
+    "HEAD": head(*BROWSER, method="HEAD"),
+    "OPTIONS": head(*BROWSER, method="OPTIONS"),
+    "POST": head(*BROWSER, method="POST"),
+    "a method of nobody's": head(*BROWSER, method="GETT"),
+    "labelers": head(*BROWSER, "atproto-accept-labelers: did:plc:ar7c4by46qjdydhdevvrndac;redact"),
+    "no labelers": head(*BROWSER, "Atproto-Accept-Labelers:"),
+    "a condition": head(*BROWSER, 'If-None-Match: "x"'),
+    "any condition": head(*BROWSER, "If-None-Match: *"),
+    "a method with languages": head(
+        *BROWSER, target="/xrpc/app.bsky.feed.getFeed?feed=at://a.test/app.bsky.feed.generator/x"
+    ),
+    "garbage": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+    "pipelined": head(*BROWSER) + head("Host: proxy.test"),
+    "pipelined behind a bad one": head(*BROWSER) + b"GARBAGE\r\n\r\n",
+    "line ends first": b"\r\n" + head(*BROWSER),
+    "line ends last": head(*BROWSER) + b"\r\n",
+    "a long head": head(*BROWSER, f"X: {'x' * 5000}"),
+    "a head too long": head(*BROWSER, f"X: {'x' * 20_000}"),
+}
+
+
+@pytest.mark.parametrize("data", NOT_PLAIN.values(), ids=NOT_PLAIN.keys())
+async def test_what_is_not_plain_takes_the_ordinary_way(ways, data):
+    for _ in range(2):  # some are questions of their own
+        await Wire(ways.ordinary).send(data)
+    assert await ways.taken(data) == 0
+    # What follows on the same connection is understood in the same way as well.
+    await ways.same(data, head(*BROWSER))
+    await ways.same(head(*BROWSER), data, head(*BROWSER))
+
+
+async def test_after_an_upgrade_nothing_is_taken_for_plain(ways):
+    upgrade = head(*BROWSER, "Connection: Upgrade", "Upgrade: websocket")
+    assert await ways.taken(upgrade, head(*BROWSER)) == 0
+
+
+@pytest.mark.parametrize(
+    "data", [head(*BROWSER), head("Host: p", "Content-Length: 3") + b"abc" + head("Host: p")]
+)
+async def test_split_anywhere(ways, data):
+    for at in range(1, len(data)):
+        await ways.same(data[:at], data[at:], head(*BROWSER))
+
+
+async def test_byte_by_byte(ways):
+    data = head(*BROWSER)
+    assert await ways.taken(*(data[at : at + 1] for at in range(len(data))), data) == 1
+
+
+async def test_many_on_one_connection(ways):
+    assert await ways.taken(*[head(*BROWSER), head("Host: p", method="HEAD")] * 20) == 20
+
+
+PIECES = [
+    *(field.encode("latin-1") + b"\r\n" for field in BROWSER),
+    b"\r\n", b"\n", b"\r", b" ", b"\t", b"\0", b":", b"\xff", b"%00", b"#", b"?", b"abc", b"0\r\n\r\n",
+    b"GET ", b"HEAD ", FEED.encode(), b" HTTP/1.1\r\n", b" HTTP/1.0\r\n",
+    b"Content-Length: 3\r\n", b"Transfer-Encoding: chunked\r\n", b"Connection: close\r\n",
+    b"connection: keep-alive\r\n", b"If-None-Match: *\r\n", b"cookie: a=b\r\n",
+]  # fmt: skip
+
+
+@st.composite
+def mangled(draw):
+    """A plain request with a few things put in, taken out or doubled, cut into reads."""
+    data = head(*BROWSER)
+    for _ in range(draw(st.integers(0, 4))):
+        start = draw(st.integers(0, len(data)))
+        end = min(len(data), start + draw(st.sampled_from([0, 0, 0, 1, 2, 20, 100])))
+        data = data[:start] + draw(st.sampled_from([b"", *PIECES])) + data[end:]
+    data += draw(st.sampled_from([b"", b"", data, head("Host: p")]))
+    cuts = sorted(draw(st.sets(st.integers(1, max(1, len(data) - 1)), max_size=3)))
+    return [data[a:b] for a, b in zip([0, *cuts], [*cuts, len(data)], strict=True)]
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(chunks=mangled())
+async def test_mangled_requests(ways, chunks):
+    await Wire(ways.ordinary).send(*chunks)  # what is a question of its own is a hit from now on
+    await ways.same(*chunks, head(*BROWSER))
+
+
+async def test_a_peer_that_never_reads_is_not_written_to_for_ever(ways):
+    wire = Wire(ways.short, reads=False)
+    for _ in range(5000):
+        wire.protocol.data_received(head(*BROWSER))
+    assert ways.short_cuts > 0
+    assert len(wire.sent) < 2 * Wire.HIGH_WATER_BYTES
+    wire.end()
+    wire.paused = False
+    await wire.quiet()
+
+
+async def test_while_an_answer_is_owed_nobody_overtakes(ways, upstream):
+    upstream.delay_s = 0.05
+    wire = Wire(ways.short)
+    wire.protocol.data_received(head("Host: p", target=feed("slow.test")))
+    wire.protocol.data_received(head("Host: p"))
+    await wire.quiet()
+    first, second = [part for part in bytes(wire.sent).split(b"HTTP/1.1 ") if part]
+    assert b"fwd=uri-miss" in first
+    assert b"hit" in second
+
+
+async def test_what_is_remembered_of_strangers_is_bounded(ways):
+    hits = ways.proxy.web.reading.hits
+    for n in range(MAX_HEADS + 100):
+        await Wire(ways.short).send(head("Host: p", f"X-Client: {n}"))
+    for n in range(100):
+        await ways.proxy.get(f"{FEED}&unknown={n}")
+    assert hits.remembered[0] <= MAX_TARGETS
+    assert hits.remembered[1] == MAX_HEADS
+
+
+async def test_secrets_of_clients_are_not_remembered(ways):
+    before = ways.proxy.web.reading.hits.remembered
+    for name in ("Cookie", "Authorization", "proxy-authorization"):
+        assert await ways.taken(head("Host: p", f"{name}: secret")) == 1
+    assert ways.proxy.web.reading.hits.remembered == before
+
+
+async def test_an_idle_connection_is_closed(ways):
+    wire = Wire(ways.short)
+    wire.protocol.timeout_keep_alive = 0.05
+    await wire.send(head(*BROWSER), head(*BROWSER))
+    assert ways.short_cuts == 2
+    await until(wire.is_closing)
+
+
+async def test_requests_are_counted(ways):
+    before = ways.short.server_state.total_requests
+    await ways.taken(head(*BROWSER))
+    assert ways.short.server_state.total_requests == before + 1
+
+
+async def test_an_access_log_sees_every_request(ways, caplog):
+    logged = ways.proxy.settings.model_copy(update={"access_log": True})
+    server = web_server(ways.proxy.web.app, logged, ways.short.config.short_cut)
+    with contextlib.closing(Wire(server)) as wire:
+        await wire.send(head(*BROWSER))
+    assert ways.short_cuts == 0
