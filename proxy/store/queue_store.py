@@ -14,6 +14,7 @@ from redis.exceptions import AuthenticationError, ReadOnlyError, RedisError
 
 from proxy.clock import Clock
 from proxy.errors import StoreRefused, StoreUnavailable
+from proxy.resilience.breaker import Ticket
 from proxy.store import subscription
 from proxy.store.calls import AWAY, MOVING, Call, connection_to, heed_cancellation, read, send
 from proxy.store.guard import Guard
@@ -53,13 +54,15 @@ class QueueStore:
         """The answer of `script`, which is sent up to three times, with the same arguments.
 
         Raises StoreUnavailable when the store cannot be reached, is loading, a replica, or takes more than
-        two seconds each time (the script may have run all the same); StoreRefused when it says no.
+        two seconds each time (the script may have run all the same), at once when it has not been answering;
+        StoreRefused when it says no.
         """
         for attempt, pause_s in enumerate(PAUSES_S, start=1):
+            if pause_s:
+                await asyncio.sleep(pause_s)
+            ticket = self._guard.admit()
             try:
-                if pause_s:
-                    await asyncio.sleep(pause_s)
-                return await self._sent(script, key, args)
+                return await self._sent(ticket, script, key, args)
             except StoreUnavailable:
                 if attempt == len(PAUSES_S):
                     raise
@@ -96,8 +99,7 @@ class QueueStore:
             await asyncio.wait(self._batches)
         await self._servers.aclose()
 
-    async def _sent(self, script: Script, key: str, args: Sequence[Any]) -> Any:
-        ticket = self._guard.admit()
+    async def _sent(self, ticket: Ticket, script: Script, key: str, args: Sequence[Any]) -> Any:
         try:
             answer = await self._queued(script, key, args)
         except StoreUnavailable as error:
