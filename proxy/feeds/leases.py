@@ -47,6 +47,7 @@ class Leases:
         self._clock = clock
         self._draw = draw
         self._held: dict[str, tuple[FeedKey, Lead]] = {}  # by token
+        self._renewable: set[str] = set()  # held since the last beat at least
         self._followed: dict[str, set[_Waiter]] = {}  # by digest
         news.subscribe(KIND, self._heard)
 
@@ -73,8 +74,9 @@ class Leases:
         self._held.pop(lead.token, None)
 
     async def beat(self, run: Run) -> None:
-        """Renew every lease. Raises StoreError."""
-        held = list(self._held.values())
+        """Renew every lease that is not new: most flights land before theirs needs it. Raises StoreError."""
+        held = [self._held[token] for token in self._renewable & self._held.keys()]
+        self._renewable = set(self._held)
         renewals = (self._shared.renew(run, key, lead) for key, lead in held)
         renewed = await asyncio.gather(*renewals, return_exceptions=True)
         for (_, lead), outcome in zip(held, renewed, strict=True):

@@ -92,7 +92,7 @@ class FleetGate:
         try:
             yield leave
         finally:
-            self._record(leave)
+            await self._record(leave)
 
     @asynccontextmanager
     async def attempt(self, leave: Pass, asker: Asker, deadline: float) -> AsyncIterator[None]:
@@ -127,15 +127,15 @@ class FleetGate:
             return Ticket(Admission.PROBE, self._breaker.probe)
         return Ticket(Admission.PASS)
 
-    def _record(self, leave: Pass) -> None:
+    async def _record(self, leave: Pass) -> None:
+        """Tell the breaker what it does not know. It is waited for: the next call must find it told."""
         is_probe = leave.ticket.admission is Admission.PROBE
         if leave.alive is False or is_probe or (leave.alive and self._breaker.failures > 0):
             alive = "" if leave.alive is None else str(int(leave.alive))
             breaker = self._policy.breaker
-            self._tell(
-                _RECORD,
-                [leave.ticket.probe, alive, breaker.threshold, _us(breaker.cooldown_s), self._channel],
-            )
+            args = [leave.ticket.probe, alive, breaker.threshold, _us(breaker.cooldown_s), self._channel]
+            with contextlib.suppress(StoreError):
+                await self._run(_RECORD, args)
 
     async def _turn(self, leave: Pass, asker: Asker, deadline: float) -> str | None:
         """A turn, waited for; None if the store is away. Raises UpstreamUnavailable."""

@@ -71,16 +71,22 @@ class Call:
 
 
 async def send(servers: Servers, calls: Sequence[Call], timeout_s: float) -> None:
-    """Send `calls`, whose keys are all in one slot, together, and settle each of them.
+    """Send `calls` together, to each server what is for it, and settle each of them.
 
-    `timeout_s` is for each answer; twice as long is for everything, connecting included. Never raises,
-    unless cancelled: then what was sent may yet be carried out.
+    The keys of one call are all in one slot. `timeout_s` is for each answer; twice as long is for everything,
+    connecting included. Never raises, unless cancelled: then what was sent may yet be carried out.
     """
-    key, unsettled = calls[0].keys[0], calls
+    unsettled = calls
     try:
         async with asyncio.timeout(2 * timeout_s):
             for _ in range(_MAX_HOPS):
-                unsettled = await _exchange(servers, key, unsettled, timeout_s)
+                parts = await _by_server(servers, unsettled)
+                if len(parts) > 1:
+                    async with asyncio.TaskGroup() as group:
+                        for part in parts:
+                            group.create_task(send(servers, part, timeout_s))
+                    return
+                unsettled = await _exchange(servers, unsettled, timeout_s)
                 if not unsettled:
                     return
         raise RedisConnectionError("sent from server to server")
@@ -121,11 +127,19 @@ def heed_cancellation() -> None:
         raise asyncio.CancelledError
 
 
-async def _exchange(servers: Servers, key: str, calls: Sequence[Call], timeout_s: float) -> Sequence[Call]:
-    """Settle `calls`, except for those that are to be sent again, which are returned."""
+async def _by_server(servers: Servers, calls: Sequence[Call]) -> list[list[Call]]:
+    """`calls`, apart by where they are to go."""
+    parts: dict[int, list[Call]] = {}
+    for call in calls:
+        parts.setdefault(id(await servers.pool_of(call.keys[0])), []).append(call)
+    return list(parts.values())
+
+
+async def _exchange(servers: Servers, calls: Sequence[Call], timeout_s: float) -> Sequence[Call]:
+    """Settle `calls`, all for one server, except for those that are to be sent again, which are returned."""
     again: list[Call] = []
     demoted = False
-    async with connection_to(servers, key) as connection:
+    async with connection_to(servers, calls[0].keys[0]) as connection:
         # Ten times as fast as what the connection packs with by itself.
         await connection.send_packed_command(b"".join(hiredis.pack_command(call.command()) for call in calls))
         for call in calls:
@@ -135,7 +149,7 @@ async def _exchange(servers: Servers, key: str, calls: Sequence[Call], timeout_s
                 call.in_full = True
                 again.append(call)
             except MovedError as error:
-                if servers.moved(key, error.host or getattr(connection, "host", ""), error.port):
+                if servers.moved(call.keys[0], error.host or getattr(connection, "host", ""), error.port):
                     again.append(call)
                 else:
                     call.settle(ResponseError("this is a node of a cluster: name it by redis+cluster://"))

@@ -1,17 +1,22 @@
-"""The store of the read path: short timeouts, nothing sent twice, errors of our own."""
+"""The store of the read path: short timeouts, nothing sent twice, errors of our own.
+
+Calls that are made at the same time travel together, so that a busy process costs few round trips.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any, Final
 
 from pydantic import SecretStr
-from redis.exceptions import AuthenticationError, BusyLoadingError, RedisError
+from redis.exceptions import AuthenticationError, BusyLoadingError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from proxy.clock import Clock
-from proxy.errors import StoreRefused, StoreUnavailable
+from proxy.errors import StoreError, StoreRefused, StoreUnavailable
+from proxy.resilience.breaker import Ticket
 from proxy.store import subscription
 from proxy.store.calls import AWAY, MOVING, Call, send
 from proxy.store.guard import Guard
@@ -19,7 +24,9 @@ from proxy.store.scripts import Script
 from proxy.store.servers import Servers, servers_of
 
 TIMEOUT_S: Final = 0.5
-MAX_TURNS: Final = 32
+# So many batches are under way at a time; what comes meanwhile makes up the next one.
+_BATCHES: Final = 4
+_MAX_BATCH: Final = 64
 # An embedded store starts together with the processes that use it.
 START_UP_S: Final = 3.0
 
@@ -31,7 +38,8 @@ class Store:
         self._servers = servers
         self._clock = clock
         self._guard = Guard(clock, "store")
-        self._turns = asyncio.Semaphore(MAX_TURNS)
+        self._calls: list[Call] = []
+        self._batches: set[asyncio.Task[None]] = set()
         self._born_at = clock.steady()
         self._loading: bool | None = None  # None: it has not answered yet
         self._refusals: dict[str, str] = {}  # by script, why its last run was refused
@@ -64,25 +72,22 @@ class Store:
         Raises StoreUnavailable when the store cannot be reached, is loading or takes more than half a
         second; StoreRefused when it says no.
         """
-        # Those who wait for a connection see at their turn whether it is still worth it.
-        async with self._turns:
-            ticket = self._guard.admit()
-            alive = False
-            call = Call(script, keys, args)
-            try:
-                await send(self._servers, [call], TIMEOUT_S)
-                answer = call.answer.result()
-                alive, self._loading = True, False
-            except AWAY as error:
-                alive = self._is_there(error)
-                raise StoreUnavailable(f"{type(error).__name__} in {script.name}") from error
-            except RedisError as error:
-                alive, self._loading = True, False
-                self._refusals[script.name] = f"{script.name}: {error}"
-                raise StoreRefused(self._refusals[script.name]) from error
-            finally:
-                self._guard.record(ticket, alive=alive)
-        self._refusals.pop(script.name, None)
+        return await self.submit(script, keys, args)
+
+    def submit(self, script: Script, keys: Sequence[str], args: Sequence[Any]) -> asyncio.Future[Any]:
+        """The answer to come, or the error: see `run`. Who cancels it does not stop the script.
+
+        Raises StoreUnavailable at once while the store is left alone.
+        """
+        ticket = self._guard.admit()
+        call = Call(script, keys, args)
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        call.answer.add_done_callback(functools.partial(self._settle, script, ticket, answer))
+        self._calls.append(call)
+        if len(self._batches) < _BATCHES:
+            batch = asyncio.create_task(self._send_batches(), name="store batch")
+            self._batches.add(batch)
+            batch.add_done_callback(self._batches.discard)
         return answer
 
     def listen(self, channel: str) -> AsyncGenerator[bytes | None]:
@@ -90,10 +95,42 @@ class Store:
         return subscription.listen(self._servers, channel)
 
     async def aclose(self) -> None:
-        """Close every connection."""
+        """Let go out what is under way, then close every connection."""
+        while self._batches:
+            await asyncio.wait(self._batches)
         await self._servers.aclose()
 
-    def _is_there(self, error: Exception) -> bool:
+    async def _send_batches(self) -> None:
+        while self._calls:
+            calls, self._calls = self._calls[:_MAX_BATCH], self._calls[_MAX_BATCH:]
+            await send(self._servers, calls, TIMEOUT_S)
+
+    def _settle(
+        self, script: Script, ticket: Ticket, answer: asyncio.Future[Any], raw: asyncio.Future[Any]
+    ) -> None:
+        error = raw.exception()
+        alive = True
+        failure: StoreError | None = None
+        if isinstance(error, AWAY):
+            alive = self._is_there(error)
+            failure = StoreUnavailable(f"{type(error).__name__} in {script.name}")
+        elif error is not None:
+            self._refusals[script.name] = f"{script.name}: {error}"
+            failure = StoreRefused(self._refusals[script.name])
+        else:
+            self._refusals.pop(script.name, None)
+        if not isinstance(error, AWAY):
+            self._loading = False
+        self._guard.record(ticket, alive=alive)
+        if answer.done():
+            return  # nobody waits for it any more
+        if failure is None:
+            answer.set_result(raw.result())
+        else:
+            failure.__cause__ = error
+            answer.set_exception(failure)
+
+    def _is_there(self, error: BaseException) -> bool:
         """One that loads, wants a password or moves the key is there: it costs nothing to ask it again."""
         if isinstance(error, BusyLoadingError):
             self._loading = True

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
@@ -20,7 +21,7 @@ PATIENCE_S: Final = 0.06
 # It is counted in turns of the event loop: a stall of our own takes up few, and is not blamed on the store.
 _TURNS: Final = 16
 # So many are asked at a time; those who wait for their turn are told at once when the store is away.
-_CALLS: Final = 24
+_CALLS: Final = 128
 BEAT_S: Final = 0.3
 _ALONE_BEAT_S: Final = 0.1
 
@@ -38,6 +39,8 @@ class Link:
         self._turns = asyncio.Semaphore(_CALLS)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._slipped = asyncio.Event()
+        self._waiting: set[asyncio.Future[Any]] = set()  # for an answer
+        self._watch: asyncio.TimerHandle | None = None
         self._answers = 0
         self.in_step = True
 
@@ -103,39 +106,57 @@ class Link:
         args: Sequence[Any],
         late: Callable[[Any], Awaitable[None]] | None,
     ) -> Any:
-        # A call is never cut off half-way: its answer would be another's.
-        call = self._own(self._asked(script, keys, args), f"store {script.name}")
         before = self._answers
+        waiter: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        # A call is never cut off half-way: its answer would be another's.
         try:
-            answers, turns = before, 0
-            while turns < _TURNS:
-                await asyncio.wait({call}, timeout=self._turn_s)
-                if call.done():
-                    return call.result()
-                answers, turns = self._answers, turns + 1 if answers == self._answers else 0
+            answer = self._store.submit(script, keys, args)
+            answer.add_done_callback(functools.partial(self._answered, waiter, late))
+            self._waiting.add(waiter)
+            if self._watch is None:
+                self._look_later(before, 0)
+            return await waiter
         except StoreUnavailable:
             if self._answers == before:  # else it was this call's bad luck
                 self._slip()
             raise
-        except asyncio.CancelledError:
-            self._see_to(call, late)
-            raise
-        self._see_to(call, late)
-        self._slip()
-        raise StoreUnavailable(f"{script.name} takes too long")
+        finally:
+            self._waiting.discard(waiter)
+            if not waiter.cancel() and not waiter.cancelled():
+                waiter.exception()  # seen, even by one who was cancelled in the same moment
 
-    async def _asked(self, script: Script, keys: Sequence[str], args: Sequence[Any]) -> Any:
-        answer = await self._store.run(script, keys, args)
-        self._answers += 1
-        return answer
+    def _answered(
+        self,
+        waiter: asyncio.Future[Any],
+        late: Callable[[Any], Awaitable[None]] | None,
+        answer: asyncio.Future[Any],
+    ) -> None:
+        error = answer.exception()
+        if not isinstance(error, StoreUnavailable):
+            self._answers += 1
+        if not waiter.done():
+            if error is not None:
+                waiter.set_exception(error)
+            else:
+                waiter.set_result(answer.result())
+        elif error is None and late is not None:
+            self.in_background(late(answer.result()), "store late")
 
-    def _see_to(self, call: asyncio.Task[Any], late: Callable[[Any], Awaitable[None]] | None) -> None:
-        async def answered() -> None:
-            answer = await call
-            if late is not None:
-                await late(answer)
+    def _look_later(self, answers: int, turns: int) -> None:
+        self._watch = asyncio.get_running_loop().call_later(self._turn_s, self._look, answers, turns)
 
-        self.in_background(answered(), "store late")
+    def _look(self, answers: int, turns: int) -> None:
+        """See whether anybody was answered since there were so many `answers`, so many `turns` ago."""
+        self._watch = None
+        if not self._waiting:
+            return
+        turns = turns + 1 if answers == self._answers else 0
+        if turns < _TURNS:
+            self._look_later(self._answers, turns)
+            return
+        for waiter in self._waiting:
+            if not waiter.done():
+                waiter.set_exception(StoreUnavailable("the store takes too long"))
 
     def _slip(self) -> None:
         if self.in_step:

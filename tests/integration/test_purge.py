@@ -181,3 +181,23 @@ async def test_only_the_operator_may(start, clock):
         clock.advance(int(limited.headers["retry-after"]))
         assert (await purge(proxy, {"all": True})).status_code == 200
         assert (await proxy.get("/purge")).status_code in (404, 405)
+
+
+async def test_the_short_way_of_hits_knows_what_was_purged(upstream, store):
+    """Answers that lay ready to be sent go with the copy they were made of."""
+    question = f"GET {feed()} HTTP/1.1\r\nHost: proxy.test\r\n\r\n".encode()
+    async with fleet(2, upstream.url, store, ADMIN_TOKEN=TOKEN) as proxies:
+
+        def ready():
+            return [proxy.web.reading.hits.answer(question, ()) for proxy in proxies]
+
+        for _ in range(2):  # once to have it, once to have been a hit
+            await everywhere(proxies, 1, feed())
+        old = [body for _, body in ready()]
+        upstream.version += 1
+        await purged(proxies, {"key": feed()})
+        assert ready() == [None, None]
+        for _ in range(2):
+            await everywhere(proxies, 1, feed())
+        new = [body for _, body in ready()]
+    assert old[0] == old[1] != new[0] == new[1]
