@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import hiredis
@@ -47,13 +47,14 @@ AWAY: Final = (
 
 @dataclass(slots=True, eq=False)
 class Call:
-    """A script with what it is given; `answer` is set once, to what came back or to the error."""
+    """A script with what it is given; `tell` is called once, with what came back or with the error."""
 
     script: Script
     keys: Sequence[str]
     args: Sequence[Any]
-    answer: asyncio.Future[Any] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    tell: Callable[[Any], None]
     in_full: bool = False  # the server does not know the script yet
+    settled: bool = False
 
     def command(self) -> tuple[Any, ...]:
         """What is sent."""
@@ -61,13 +62,20 @@ class Call:
         return (*how, len(self.keys), *self.keys, *self.args)
 
     def settle(self, answer: Any) -> None:
-        """Hand over the answer, unless nobody waits for it any more."""
-        if self.answer.done():
-            return
-        if isinstance(answer, BaseException):
-            self.answer.set_exception(answer)
-        else:
-            self.answer.set_result(answer)
+        """Hand over the answer, unless that was done before."""
+        if not self.settled:
+            self.settled = True
+            self.tell(answer)
+
+
+def put(future: asyncio.Future[Any], answer: Any) -> None:
+    """Give `future` the answer, or the error that came instead, unless nobody waits for it any more."""
+    if future.done():
+        return
+    if isinstance(answer, BaseException):
+        future.set_exception(answer)
+    else:
+        future.set_result(answer)
 
 
 async def send(servers: Servers, calls: Sequence[Call], timeout_s: float) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any, Final
 
 from pydantic import SecretStr
@@ -18,7 +18,7 @@ from proxy.clock import Clock
 from proxy.errors import StoreError, StoreRefused, StoreUnavailable
 from proxy.resilience.breaker import Ticket
 from proxy.store import subscription
-from proxy.store.calls import AWAY, MOVING, Call, send
+from proxy.store.calls import AWAY, MOVING, Call, put, send
 from proxy.store.guard import Guard
 from proxy.store.scripts import Script
 from proxy.store.servers import Servers, servers_of
@@ -72,23 +72,24 @@ class Store:
         Raises StoreUnavailable when the store cannot be reached, is loading or takes more than half a
         second; StoreRefused when it says no.
         """
-        return await self.submit(script, keys, args)
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self.submit(script, keys, args, functools.partial(put, answer))
+        return await answer
 
-    def submit(self, script: Script, keys: Sequence[str], args: Sequence[Any]) -> asyncio.Future[Any]:
-        """The answer to come, or the error: see `run`. Who cancels it does not stop the script.
+    def submit(
+        self, script: Script, keys: Sequence[str], args: Sequence[Any], tell: Callable[[Any], None]
+    ) -> None:
+        """Have `tell` called with the answer of `script`, or with the StoreError that `run` would raise.
 
         Raises StoreUnavailable at once while the store is left alone.
         """
         ticket = self._guard.admit()
-        call = Call(script, keys, args)
-        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        call.answer.add_done_callback(functools.partial(self._settle, script, ticket, answer))
+        call = Call(script, keys, args, lambda answer: tell(self._settled(script, ticket, answer)))
         self._calls.append(call)
         if len(self._batches) < _BATCHES:
             batch = asyncio.create_task(self._send_batches(), name="store batch")
             self._batches.add(batch)
             batch.add_done_callback(self._batches.discard)
-        return answer
 
     def listen(self, channel: str) -> AsyncGenerator[bytes | None]:
         """What is published on `channel`: see `subscription.listen`."""
@@ -105,30 +106,18 @@ class Store:
             calls, self._calls = self._calls[:_MAX_BATCH], self._calls[_MAX_BATCH:]
             await send(self._servers, calls, TIMEOUT_S)
 
-    def _settle(
-        self, script: Script, ticket: Ticket, answer: asyncio.Future[Any], raw: asyncio.Future[Any]
-    ) -> None:
-        error = raw.exception()
-        alive = True
-        failure: StoreError | None = None
-        if isinstance(error, AWAY):
-            alive = self._is_there(error)
-            failure = StoreUnavailable(f"{type(error).__name__} in {script.name}")
-        elif error is not None:
-            self._refusals[script.name] = f"{script.name}: {error}"
-            failure = StoreRefused(self._refusals[script.name])
-        else:
-            self._refusals.pop(script.name, None)
-        if not isinstance(error, AWAY):
-            self._loading = False
-        self._guard.record(ticket, alive=alive)
-        if answer.done():
-            return  # nobody waits for it any more
-        if failure is None:
-            answer.set_result(raw.result())
-        else:
-            failure.__cause__ = error
-            answer.set_exception(failure)
+    def _settled(self, script: Script, ticket: Ticket, answer: Any) -> Any:
+        """What the caller is told of `answer`, and what it says of the store."""
+        if isinstance(answer, AWAY):
+            self._guard.record(ticket, alive=self._is_there(answer))
+            return _because(answer, StoreUnavailable(f"{type(answer).__name__} in {script.name}"))
+        self._loading = False
+        self._guard.record(ticket, alive=True)
+        if isinstance(answer, BaseException):
+            self._refusals[script.name] = f"{script.name}: {answer}"
+            return _because(answer, StoreRefused(self._refusals[script.name]))
+        self._refusals.pop(script.name, None)
+        return answer
 
     def _is_there(self, error: BaseException) -> bool:
         """One that loads, wants a password or moves the key is there: it costs nothing to ask it again."""
@@ -137,6 +126,11 @@ class Store:
         elif self._loading and not isinstance(error, (RedisTimeoutError, TimeoutError)):
             self._loading = False  # it died of it
         return isinstance(error, (AuthenticationError, BusyLoadingError, *MOVING))
+
+
+def _because(cause: BaseException, error: StoreError) -> StoreError:
+    error.__cause__ = cause
+    return error
 
 
 def connect(url: SecretStr, clock: Clock) -> Store:

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
 from proxy.errors import StoreError, StoreUnavailable
+from proxy.store.calls import put
 from proxy.store.connection import Store
 from proxy.store.scripts import Script
 from proxy.telemetry import get_logger
@@ -110,8 +111,7 @@ class Link:
         waiter: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         # A call is never cut off half-way: its answer would be another's.
         try:
-            answer = self._store.submit(script, keys, args)
-            answer.add_done_callback(functools.partial(self._answered, waiter, late))
+            self._store.submit(script, keys, args, functools.partial(self._answered, waiter, late))
             self._waiting.add(waiter)
             if self._watch is None:
                 self._look_later(before, 0)
@@ -129,18 +129,14 @@ class Link:
         self,
         waiter: asyncio.Future[Any],
         late: Callable[[Any], Awaitable[None]] | None,
-        answer: asyncio.Future[Any],
+        answer: Any,
     ) -> None:
-        error = answer.exception()
-        if not isinstance(error, StoreUnavailable):
+        if not isinstance(answer, StoreUnavailable):
             self._answers += 1
         if not waiter.done():
-            if error is not None:
-                waiter.set_exception(error)
-            else:
-                waiter.set_result(answer.result())
-        elif error is None and late is not None:
-            self.in_background(late(answer.result()), "store late")
+            put(waiter, answer)
+        elif late is not None and not isinstance(answer, StoreError):
+            self.in_background(late(answer), "store late")
 
     def _look_later(self, answers: int, turns: int) -> None:
         self._watch = asyncio.get_running_loop().call_later(self._turn_s, self._look, answers, turns)
