@@ -122,7 +122,7 @@ async def test_nobody_waits_for_a_refresh_and_refreshes_are_few(start, upstream)
 
 async def test_a_thousand_keys_each_get_one_request(start, upstream):
     upstream.delay_s = 0.01
-    async with start() as proxy:
+    async with start(UPSTREAM_TIMEOUT=60) as proxy:
         targets = [feed(f"a{number}.test") for number in range(300)] * 3
         answers = await asyncio.gather(*(proxy.get(target) for target in targets))
     assert upstream.count == 300
