@@ -150,6 +150,7 @@ class Link:
         if turns < _TURNS:
             self._look_later(self._answers, turns)
             return
+        self._slip()
         for waiter in self._waiting:
             if not waiter.done():
                 waiter.set_exception(StoreUnavailable("the store takes too long"))
