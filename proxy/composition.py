@@ -71,6 +71,7 @@ from proxy.syndication.worker import Worker, WorkerPolicy
 from proxy.telemetry import get_logger
 from proxy.tenants import Account
 from proxy.version import VERSION
+from proxy.widget.routes import WidgetRoutes
 
 # What is under way to PDSs at a time, beside a request for each delivery: logins, look-ups.
 _SPARE_CONNECTIONS: Final = 8
@@ -91,7 +92,8 @@ class Reading:
     service: FeedService
     hits: Hits
     rules: Rules
-    routes: list[BaseRoute]
+    route: Mount
+    admin: list[BaseRoute]
     store: Store
     link: Link
     gate: FleetGate
@@ -155,16 +157,26 @@ async def reading(
             service=service,
             hits=hits,
             rules=rules,
-            routes=[
-                Mount("/xrpc", FeedRoutes(service, replies, hits, manner)),
-                *AdminRoutes(purges, service, clock, token=_plain(settings.admin_token)).routes(),
-            ],
+            route=Mount("/xrpc", FeedRoutes(service, replies, hits, manner)),
+            admin=AdminRoutes(purges, service, clock, token=_plain(settings.admin_token)).routes(),
             store=store,
             link=link,
             gate=gate,
             purges=purges,
             caches=caches,
         )
+
+
+def widget_routes(settings: Settings, feeds: Reading) -> list[BaseRoute]:
+    """The widget and its pages, which ask for feeds as everybody does."""
+    named = (actor for actor in settings.actors or () if not actor.startswith("at://"))
+    widget = WidgetRoutes(
+        feeds.route.app,
+        public_url=settings.public_url,
+        plain_pictures=settings.upstream.startswith("http:"),
+        actor=next(named, None),
+    )
+    return widget.routes()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,7 +24,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp
 
 from proxy.clock import Clock, SystemClock
-from proxy.composition import Reading, Syndication, reading, syndicating
+from proxy.composition import Reading, Syndication, reading, syndicating, widget_routes
 from proxy.control import ControlChannel
 from proxy.edge import ConnectionLimits, EdgeConfig, ShortCut
 from proxy.errors import FeedproxyError, UsageError
@@ -103,8 +103,10 @@ async def web_app(
         app = Starlette(
             routes=[
                 *health.routes(),
-                *feeds.routes,
+                feeds.route,
+                *feeds.admin,
                 *posts.routes(settings, clock, process.stopping),
+                *widget_routes(settings, feeds),
             ],
             exception_handlers={404: _not_found, 405: _not_found},
         )

@@ -126,14 +126,16 @@ class QueueOfTest:
 
     def deliveries(self) -> dict[str, dict[str, str]]:
         """All deliveries by id."""
-        folded = [delivery for _, deliveries in self.folded().values() for delivery in deliveries]
         names = self.keys("d:*")
         pipeline = self.redis.pipeline(transaction=False)
         for name in names:
             pipeline.hgetall(self.key(name))
-        return {
-            name.removeprefix("d:"): fields for name, fields in zip(names, pipeline.execute(), strict=True)
-        } | {f"{delivery['job']}:{delivery['account']}": delivery for delivery in folded}
+        live = dict(zip(names, pipeline.execute(), strict=True))
+        # What was folded meanwhile is found there.
+        folded = [delivery for _, deliveries in self.folded().values() for delivery in deliveries]
+        return {name.removeprefix("d:"): fields for name, fields in live.items() if fields} | {
+            f"{delivery['job']}:{delivery['account']}": delivery for delivery in folded
+        }
 
     def folded(self) -> dict[str, tuple[dict[str, str], list[dict[str, str]]]]:
         """Jobs that are over, and their deliveries, as far as they are kept."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from harness.pds import LOSE_ANSWER
+from harness.pds import LOSE_ANSWER, LOSE_REQUEST
 from integration.publishing import (
     ALICE,
     key_of,
@@ -53,8 +53,15 @@ class TestWithoutTheQueue:
         assert await self.direct(world, host, closed={"main"})(site, post_of(2), ["main"]) == {}
         assert len(sent(world)) == 1
 
-    async def test_a_failure_is_no_error(self, world, host):
+    async def test_a_lost_answer_is_looked_for(self, world, host):
         await publish(host, post_of(1))
         world.pds.fail("putRecord", LOSE_ANSWER)
+        site = host.accounts.sites["blog"]
+        published = await self.direct(world, host)(site, post_of(2), ["main"])
+        assert published["main"].found
+
+    async def test_a_failure_is_no_error(self, world, host):
+        await publish(host, post_of(1))
+        world.pds.fail("putRecord", LOSE_REQUEST)
         site = host.accounts.sites["blog"]
         assert await self.direct(world, host)(site, post_of(2), ["main"]) == {}

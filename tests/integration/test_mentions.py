@@ -74,6 +74,7 @@ async def test_what_was_frozen_is_not_resolved_again_and_says_what_it_went_witho
     post = post_of(title="With @bob.test and @nobody.test")
     delivery, job = delivery_of(post)
     world.pds.fail("putRecord", fault)
+    world.pds.fail("getRecord", fault)
     first, lease = await host.attempt(delivery, post, job)
     assert isinstance(first, Transient)
     del world.directory.handles["bob.test"]

@@ -139,8 +139,10 @@ async def story(room, told, serve, password_file):
         room.alices.fail(name, LOSE_ANSWER)
         await told.until(await told.post(10 + number), main="completed", side="credentials")
     answer = room.alices.answer
-    room.alices.answer = lambda call: xrpc_error(
-        400, "InvalidRequest", f"I was told {call.token} {call.body}"
+    room.alices.answer = lambda call: (
+        xrpc_error(400, "InvalidRequest", f"I was told {call.token} {call.body}")
+        if call.token
+        else answer(call)
     )
     repeated = await told.post(20)
     await told.until(repeated, main="failed", side="credentials")

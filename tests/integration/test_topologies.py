@@ -22,7 +22,7 @@ from proxy.clock import SystemClock
 from proxy.errors import StoreRefused, StoreUnavailable
 from proxy.resilience.limiter import Rate
 from proxy.resilience.pace import LocalPace, SharedPace
-from proxy.store import subscription
+from proxy.store import connection, subscription
 from proxy.store.connection import connect
 from proxy.store.persistence import persistence_of
 from proxy.store.queue_store import connect_queue
@@ -158,7 +158,8 @@ async def _taken(pace):
     return await pace.take("pds.test", "main") == 0
 
 
-async def test_a_feed_outlives_the_process(place, upstream):
+async def test_a_feed_outlives_the_process(place, upstream, monkeypatch):
+    monkeypatch.setattr(connection, "TIMEOUT_S", 10.0)  # nothing is lost because the machine is slow
     async with running_proxy(upstream.url, place) as proxy:
         for number in range(10):
             await proxy.get(feed(f"a{number}.test"))

@@ -10,11 +10,14 @@ and then `pytest tests/real`. (install.sh sees to Postgres, Redis and `npm ci` i
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import httpx
 import pytest
+import pytest_asyncio
+from playwright.async_api import Browser
+from real.browser import Reader, Site, reader, running_browser, running_site
 from real.harness import HERE, Network, Proxy, plain_client, running_proxy
 
 # The first test waits for a PDS and an AppView to start, on a machine that may be busy with other things.
@@ -70,3 +73,30 @@ def proxied(proxy: Proxy) -> Iterator[httpx.Client]:
     """Asks the shared proxy."""
     with plain_client(proxy.url) as client:
         yield client
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def browser() -> AsyncIterator[Browser]:
+    """Chromium, for tests that share their module's loop."""
+    async with running_browser() as browser:
+        yield browser
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def read(browser: Browser) -> AsyncIterator[Callable[..., object]]:
+    """Open a page as a new reader: await read(url, color_scheme="dark")."""
+    async with contextlib.AsyncExitStack() as readers:
+
+        async def open_page(url: str, **options: object) -> Reader:
+            visitor = await readers.enter_async_context(reader(browser, **options))
+            await visitor.open(url)
+            return visitor
+
+        yield open_page
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    """A web site that is not the proxy's."""
+    with running_site() as site:
+        yield site

@@ -116,6 +116,8 @@ async function pdsOnly() {
 }
 
 for (const signal of ['SIGTERM', 'SIGINT']) process.on(signal, () => end(0))
-process.on('uncaughtException', (error) => die(error))
-process.on('unhandledRejection', (error) => die(error))
+// The AppView throws when a browser leaves in the middle of a picture; that is no reason to end.
+const dieUnlessLeft = (error) => error?.code === 'ERR_STREAM_PREMATURE_CLOSE' || die(error)
+process.on('uncaughtException', dieUnlessLeft)
+process.on('unhandledRejection', dieUnlessLeft)
 main().catch(die)

@@ -1,4 +1,5 @@
-// What the test network holds: four people, and a feed of alice with one post of every kind.
+// What the test network holds: five people, a feed of alice with one post of every kind,
+// and a feed of erin with the rarer ones.
 import { AtpAgent, RichText } from '@atproto/api'
 import { png } from './pictures.mjs'
 
@@ -10,6 +11,7 @@ const PROFILES = {
   carol: { displayName: 'Carol', description: 'Likes things' },
   // Readers without a login are asked not to be shown dan: a label, which the AppView only passes on.
   dan: { displayName: 'Dan', description: 'Members only', labels: selfLabel('!no-unauthenticated') },
+  erin: { displayName: 'إيرين — Erin', description: 'Everything that is seldom seen in a feed' },
 }
 
 /** Posts are dated a minute apart, so that every feed has one order only. */
@@ -77,7 +79,7 @@ export class Author {
 
 /** Write everything; the named records and the people, as `network` hands them to the tests. */
 export async function seed(service, feedGenerator) {
-  const [alice, bob, carol, dan] = await Promise.all(Object.keys(PROFILES).map((name) => Author.join(service, name)))
+  const [alice, bob, carol, dan, erin] = await Promise.all(Object.keys(PROFILES).map((name) => Author.join(service, name)))
   const fillers = await alice.posts(Array.from({ length: FILLERS }, (_, index) => `filler post ${index + 1}`))
   const records = { filler1: fillers.at(0), filler60: fillers.at(-1) }
   records.dan1 = await dan.post('only for people with a login')
@@ -85,9 +87,10 @@ export async function seed(service, feedGenerator) {
   Object.assign(records, await kindsOfPosts(alice, bob, records.bob1))
   Object.assign(records, await conversation(alice, bob, records))
   await reactions(alice, bob, carol, records)
-  await profiles({ alice, bob, carol, dan }, records.facets)
+  await profiles({ alice, bob, carol, dan, erin }, records.facets)
   Object.assign(records, await collections(alice, bob, feedGenerator, records))
-  return { people: { alice, bob, carol, dan }, records }
+  Object.assign(records, await rarerKindsOfPosts(erin, alice, records))
+  return { people: { alice, bob, carol, dan, erin }, records }
 }
 
 async function kindsOfPosts(alice, bob, bobsPost) {
@@ -119,6 +122,42 @@ async function kindsOfPosts(alice, bob, bobsPost) {
     }),
     labeled: await alice.post('labelled by its author', { labels: selfLabel('nudity') }),
   }
+}
+
+async function rarerKindsOfPosts(erin, alice, { dan1, feedgen, list, starterPack }) {
+  const quoting = (record) => ({ embed: { $type: 'app.bsky.embed.record', record } })
+  const image = async (width, height, colour, alt) => ({ image: await erin.picture(width, height, colour), alt })
+  const several = (count) =>
+    Promise.all(Array.from({ length: count }, (_, index) => image(300, 200 + 100 * index, [80 * index, 140, 120], `picture ${index + 1}`)))
+  const pictures = async (count) => ({ embed: { $type: 'app.bsky.embed.images', images: await several(count) } })
+  const deleted = await alice.post('soon to be gone')
+  const thread = await erin.post('the first of a thread')
+  const records = {
+    rtl: await erin.post('مرحبا بالعالم! هذا نص من اليمين إلى اليسار, with a few English words.', { langs: ['ar'] }),
+    lines: await erin.post('one line\n\nand another,\nas poems have them'),
+    threePictures: await erin.post('three pictures', await pictures(3)),
+    fourPictures: await erin.post('', await pictures(4)),
+    video: await erin.post('a video', { embed: await video(erin) }),
+    bareCard: await erin.post('a card without a picture', {
+      embed: { $type: 'app.bsky.embed.external', external: { uri: 'https://www.example.com/', title: 'Bare', description: '' } },
+    }),
+    quotesDeleted: await erin.post('a quote of what is gone', quoting(deleted)),
+    quotesMember: await erin.post('a quote of a member', quoting(dan1)),
+    quotesFeed: await erin.post('a feed', quoting(feedgen)),
+    quotesList: await erin.post('a list', quoting(list)),
+    quotesPack: await erin.post('a starter pack', quoting(starterPack)),
+    labeledPicture: await erin.post('a picture behind a cover', { ...(await pictures(1)), labels: selfLabel('porn') }),
+    thread2: await erin.post('and the second', { reply: { root: thread, parent: thread } }),
+  }
+  await erin.agent.repost(dan1.uri, dan1.cid)
+  await alice.agent.deletePost(deleted.uri)
+  return records
+}
+
+/** A video that nobody has transcoded: what counts is that the AppView shows a poster for it. */
+async function video(author) {
+  const { data } = await author.agent.uploadBlob(Buffer.from('no frames at all'), { encoding: 'video/mp4' })
+  return { $type: 'app.bsky.embed.video', video: data.blob, alt: 'a moving picture', aspectRatio: { width: 640, height: 360 } }
 }
 
 function mentionLinkAndTag(did) {
