@@ -9,7 +9,7 @@ import os
 import random
 import socket
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, Final
@@ -93,7 +93,7 @@ class Reading:
     hits: Hits
     rules: Rules
     route: Mount
-    admin: list[BaseRoute]
+    admin: Sequence[BaseRoute]
     store: Store
     link: Link
     gate: FleetGate
