@@ -97,6 +97,9 @@ async def test_scripts_run_once_also_where_they_are_not_known_yet(place):
         counted, key = new_script(), f"{place.namespace}:{{q}}:x"
         together = await asyncio.gather(*(queue_store.run(counted, key, []) for _ in range(100)))
         assert sorted(together) == list(range(1, 101))
+        counted, keys = new_script(), [f"{place.namespace}:{{{number}}}:y" for number in range(50)]
+        scattered = await asyncio.gather(*(store.run(counted, [key], []) for key in keys for _ in range(3)))
+        assert sorted(scattered) == [1] * 50 + [2] * 50 + [3] * 50
 
 
 async def test_every_script_of_the_queue_runs(place):
