@@ -189,9 +189,16 @@ class Pds:
             raise _not_xrpc(pds)
         return record
 
-    async def list_records(self, pds: str, *, did: str, collection: str, deadline: float) -> list[Record]:
-        """The account's last 100 records of a collection by their keys, the newest first."""
+    async def list_records(
+        self, pds: str, *, did: str, collection: str, deadline: float, before: str = ""
+    ) -> list[Record]:
+        """The account's last 100 records of a collection by their keys, the newest first.
+
+        `before`: of those with lesser keys, as far as the server's cursors are keys, which nobody promises.
+        """
         params = {"repo": did, "collection": collection, "limit": str(MAX_LISTED)}
+        if before:
+            params["cursor"] = before
         answer = await self._send("GET", pds, "com.atproto.repo.listRecords", did, deadline, params=params)
         listed = _read(answer, pds).get("records")
         if not isinstance(listed, list):

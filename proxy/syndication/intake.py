@@ -178,12 +178,15 @@ class Intake:
         return await self._answer(202, after or view)
 
     async def cancel(self, site: Site, job: str) -> Answer:
-        """Cancel what has not been sent. Raises Rejected (409) when everything has."""
+        """Cancel what has not been sent; what may have been is looked at first, and not sent again.
+
+        Raises Rejected (409) when everything is done.
+        """
         before = await self._view(site, job)
         async with store_errors():
             after = await self._desk.cancel(job) or before
-        if not any(delivery.shown is Status.CANCELED for delivery in after.deliveries):
-            raise Rejected(409, "nothing_to_cancel", "each account of this job is done, or being sent to now")
+        if not any(delivery.shown is Status.CANCELED or delivery.after for delivery in after.deliveries):
+            raise Rejected(409, "nothing_to_cancel", "each account of this job is done")
         return await self._answer(200, after)
 
     async def wait_for_news(self, job: str, timeout_s: float) -> None:

@@ -44,9 +44,11 @@ class Event(enum.StrEnum):
     RELEASE = "release"  # given back without an attempt used, or its worker has gone
     DUE = "due"  # its instant has come
     EXPIRE = "expire"  # it has waited for too long
-    CANCEL = "cancel"  # not wanted any more, and nothing was sent
+    POSTPONE = "postpone"  # an edit gave it a later instant
+    CANCEL = "cancel"  # not wanted any more, and nothing is there
     REQUEUE = "requeue"  # a person, or an edit of the post, asks for it again
     UNPUBLISH = "unpublish"  # the record is to be deleted
+    RESTORE = "restore"  # it is not to be deleted after all
 
 
 _S, _E = DeliveryState, Event
@@ -55,16 +57,23 @@ TRANSITIONS: Final[Mapping[tuple[DeliveryState, Event], DeliveryState]] = Mappin
     {
         (_S.READY, _E.LEASE): _S.ACTIVE,
         (_S.READY, _E.EXPIRE): _S.DEAD,
+        (_S.READY, _E.POSTPONE): _S.DELAYED,
         (_S.READY, _E.CANCEL): _S.CANCELED,
+        (_S.READY, _E.RESTORE): _S.DONE,
         (_S.ACTIVE, _E.FINISH): _S.DONE,
         (_S.ACTIVE, _E.RETRY): _S.DELAYED,
         (_S.ACTIVE, _E.FAIL): _S.DEAD,
         (_S.ACTIVE, _E.RELEASE): _S.READY,
         (_S.ACTIVE, _E.CANCEL): _S.CANCELED,
+        (_S.ACTIVE, _E.RESTORE): _S.DONE,
         (_S.DELAYED, _E.DUE): _S.READY,
         (_S.DELAYED, _E.EXPIRE): _S.DEAD,
         (_S.DELAYED, _E.CANCEL): _S.CANCELED,
+        (_S.DELAYED, _E.RESTORE): _S.DONE,
         (_S.DEAD, _E.REQUEUE): _S.READY,
+        (_S.DEAD, _E.CANCEL): _S.CANCELED,
+        (_S.DEAD, _E.RESTORE): _S.DONE,
+        (_S.CANCELED, _E.REQUEUE): _S.READY,
         (_S.DONE, _E.UNPUBLISH): _S.READY,
     }
 )
@@ -109,7 +118,6 @@ class Delivery:
     site: str
     state: DeliveryState
     action: Action = Action.POST
-    seq: int = 0  # counts enqueued deliveries
     attempts: int = 0  # intents to send that were carried out, from 1 with the first
     failures: int = 0  # of them failed, since the start or the last requeue; decides on retries
     deliveries: int = 0  # workers in a row that were lost over it
@@ -125,6 +133,7 @@ class Delivery:
     uri: str = ""
     cid: str = ""
     intent: bytes = b""  # the frozen record, DAG-JSON; empty while nothing was sent
+    after: str = ""  # withdrawn when it may have been sent: what is to become of its record
     error: str = ""  # the last failure's reason
     history: tuple[Failure, ...] = ()  # the last ten failures, oldest first
     degraded: tuple[str, ...] = ()  # what the post had to go without
@@ -239,9 +248,9 @@ def _keyed(*names: str) -> tuple[tuple[str, bytes], ...]:
 
 
 _DELIVERY_NUMBERS: Final = _keyed(
-    "seq", "attempts", "failures", "deliveries", "fence", "due_at_ms", "expires_at_ms", "generation"
+    "attempts", "failures", "deliveries", "fence", "due_at_ms", "expires_at_ms", "generation"
 )
-_DELIVERY_TEXTS: Final = _keyed("token", "worker", "waiting_for", "did", "rkey", "cid", "error")
+_DELIVERY_TEXTS: Final = _keyed("token", "worker", "waiting_for", "did", "rkey", "cid", "after", "error")
 _JOB_NUMBERS: Final = _keyed(
     "edition", "created_at_ms", "finished_at_ms", "first_published_at_ms", "generation"
 )

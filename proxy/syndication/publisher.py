@@ -6,11 +6,10 @@ repeated finds itself. A thread is created in one commit, all of it or nothing.
 
 Not every PDS knows `swapRecord: null`. To servers whose JSON has no difference between null and absent it
 says nothing: some then overwrite, others refuse a repetition with a 5xx, and no answer tells which they are.
-So nothing relies on it alone: whatever may be there already is looked at before it is sent again. That is the
-case once an intent is stored, as an earlier attempt may have been sent; of a post older than ten minutes,
-which may come from a queue that was lost; and of a thread, as creating one twice fails like trouble, a 500.
-What is left, on servers that overwrite, is a post sent again within ten minutes of its publication to a queue
-that has lost it: its record is then replaced by itself in its present words, and still is the only one.
+So nothing relies on it alone: whatever may be there already is looked at before it is sent again. Once an
+intent is stored, an earlier attempt may have been sent: the record at its key is looked at. Before that the
+account's last 100 records are listed, as neither a date, which may have been edited, nor a queue, which may
+have been lost or away, says that a post is new. That costs each post a read, without a token, of some 100 KB.
 """
 
 from __future__ import annotations
@@ -40,17 +39,14 @@ from proxy.syndication.intent import FrozenRecord, Intent, restore_intent
 from proxy.syndication.job import Action, Delivery
 from proxy.syndication.mentions import resolve_mentions
 from proxy.syndication.post import Post
-from proxy.syndication.record import freeze, links_to, texts_of, uris_in
+from proxy.syndication.record import freeze, is_about, links_to, texts_of, uris_in
 from proxy.syndication.richtext import PLAIN_TEMPLATE
-from proxy.syndication.rkey import POST_COLLECTION, is_key_of, is_tid, record_key, record_uri, reply_key
+from proxy.syndication.rkey import POST_COLLECTION, is_key_of, record_key, record_uri, reply_key
 from proxy.telemetry import get_logger
 
-# Whatever leads to an older post is taken for it; to a younger one only what a lost queue has posted: there
-# may be several posts on one page, one after the other.
+# Whatever is about an older post is taken for it, another tool's record too; for a younger one only what has
+# a key of its own: there may be several posts on one page, one after the other.
 ADOPTED_FROM_AGE_S: Final = 600.0
-# A queue that was lost counts from the start again. For so many deliveries it may be sent what it once knew,
-# under the dates of today.
-_RELEARNT: Final = 10_000
 
 # Keys of other posts that one attempt steps over: they collide once in 10⁹.
 _MAX_STEPS: Final = 5
@@ -128,15 +124,13 @@ class Publisher:
         raise PdsUnreachable(f"{session.pds} does not take the tokens that it has given")
 
     async def _post(self, attempt: _Attempt, session: Session) -> Outcome:
-        if attempt.intent is None:
-            if (refusal := self._settle(attempt, session.did)) is not None:
-                return refusal
-            if (found := await self._adopted(attempt, session)) is not None:
-                return found
-            await self._freeze(attempt)
+        if attempt.intent is None and (early := await self._prepare(attempt, session)) is not None:
+            return early
         for _ in range(_MAX_STEPS):
             there = await self._get(attempt, session) if attempt.looks else None
             if there is None:
+                if attempt.delivery.after:
+                    return Permanent(reason="it was withdrawn, and nothing of it is there")
                 await self._intend(attempt)
                 try:
                     if (published := await self._send(attempt, session)) is not None:
@@ -151,6 +145,15 @@ class Publisher:
             attempt.generation += 1
             attempt.rkey, attempt.intended, attempt.looks = self._key(attempt), False, True
         return Permanent(reason=f"{_MAX_STEPS} record keys in a row belong to other posts")
+
+    async def _prepare(self, attempt: _Attempt, session: Session) -> Outcome | None:
+        """What is sent where; the outcome, if nothing has to be or may be."""
+        if (refusal := self._settle(attempt, session.did)) is not None:
+            return refusal
+        if (found := await self._adopted(attempt, session)) is not None:
+            return found
+        await self._freeze(attempt)
+        return None
 
     def _settle(self, attempt: _Attempt, did: str) -> Permanent | None:
         """Whose record it is and which key it has."""
@@ -173,25 +176,20 @@ class Publisher:
         )
 
     async def _adopted(self, attempt: _Attempt, session: Session) -> Published | None:
-        """A record that leads to the post already: of a queue that was lost since, or of another tool."""
-        old = self._clock.wall() - attempt.post.published_at.timestamp() > ADOPTED_FROM_AGE_S
-        if attempt.delivery.intent or not (old or 0 < attempt.delivery.seq <= _RELEARNT):
+        """The post's record if it is there: sent directly, by a queue that was lost, or by another tool."""
+        if attempt.delivery.intent:
             return None
-        records = await self._pds.list_records(
-            session.pds, did=session.did, collection=POST_COLLECTION, deadline=self._deadline(attempt.lease)
-        )
-        keys = [record.uri.rpartition("/")[2] for record in records]
+        records = await self._list(attempt, session)
+        keys = [_key_in(record.uri) for record in records]
         # A record at our key, or one too old to be listed: what it is has to be seen.
         attempt.looks = attempt.rkey in keys or (len(keys) >= MAX_LISTED and attempt.rkey < min(keys))
-        found = [
-            record
-            for record in records
-            if (old or _is_ours(attempt, record)) and links_to(record.value, attempt.post.url)
-        ]
+        url, ours = attempt.post.url, [record for record in records if _is_ours(attempt, record.uri)]
+        found = [record for record in ours if links_to(record.value, url)]
+        if self._clock.wall() - attempt.post.published_at.timestamp() > ADOPTED_FROM_AGE_S:
+            found += [record for record in records if is_about(record.value, url)]
         if not found:
             return None
-        # Another post may mention this one beside its own link.
-        record = min(found, key=lambda record: (record.uri != attempt.uri, len(set(uris_in(record.value)))))
+        record = next((record for record in found if record.uri == attempt.uri), found[0])
         _log.info("post_adopted", job=attempt.delivery.job, uri=record.uri)
         return Published(uri=record.uri, cid=record.cid, found=True)
 
@@ -267,6 +265,16 @@ class Publisher:
             raise lost
         return there
 
+    async def _list(self, attempt: _Attempt, session: Session, before: str = "") -> list[Record]:
+        """The account's last 100 records, or those with keys before `before`."""
+        return await self._pds.list_records(
+            session.pds,
+            did=session.did,
+            collection=POST_COLLECTION,
+            before=before,
+            deadline=self._deadline(attempt.lease),
+        )
+
     async def _get(self, attempt: _Attempt, session: Session, part: int = 0) -> Record | None:
         return await self._pds.get_record(
             session.pds,
@@ -279,27 +287,58 @@ class Publisher:
     async def _delete(self, attempt: _Attempt, session: Session) -> Outcome:
         """Delete what was published, unless it has become another record since; with its thread."""
         delivery = attempt.delivery
-        uri = delivery.uri or record_uri(delivery.did or session.did, delivery.rkey)
-        attempt.did, _, attempt.rkey = (
-            uri.removeprefix("at://").replace(f"/{POST_COLLECTION}/", " ").partition(" ")
-        )
+        root = await self._published(attempt, session)
         if attempt.did != session.did or not attempt.rkey:
-            return Permanent(reason=f"{uri} is not a post of {session.did}")
-        root = await self._get(attempt, session)
+            return Permanent(reason=f"{attempt.uri} is not a post of {session.did}")
+        # Another post, site or tool may have posted what was taken for this post's record.
+        ours = _is_ours(attempt, attempt.uri) or attempt.rkey == self._key(attempt)
+        if root is not None and not ours:
+            reason = f"{root.uri} was not posted by feedproxy for this post, and stays; delete it by hand"
+            return Permanent(reason=reason)
         mended = root is not None and delivery.cid not in ("", root.cid)
         if mended or not (root is None or await self._deleted(attempt, session, root)):
-            return Permanent(reason=f"{uri} was changed since it was published, and stays")
-        if is_tid(attempt.rkey):
+            return Permanent(reason=f"{attempt.uri} was changed since it was published, and stays")
+        if ours:
             await self._delete_replies(attempt, session)
-        return Published(uri=uri, cid=delivery.cid)
+        return Published(uri=attempt.uri, cid=delivery.cid)
+
+    async def _published(self, attempt: _Attempt, session: Session) -> Record | None:
+        """The record that is to go, and settle where that is; a queue may have forgotten it."""
+        delivery = attempt.delivery
+        attempt.did, attempt.rkey = delivery.did or session.did, delivery.rkey
+        attempt.generation = max(delivery.generation, attempt.lease.job.generation)
+        if delivery.uri:
+            place = delivery.uri.removeprefix("at://")
+            attempt.did, _, attempt.rkey = place.partition(f"/{POST_COLLECTION}/")
+        if attempt.did != session.did or (delivery.uri and not attempt.rkey):
+            return None
+        known = bool(attempt.rkey)
+        attempt.rkey = attempt.rkey or self._key(attempt)
+        root = await self._get(attempt, session)
+        if root is None and not known:
+            listed = await self._list(attempt, session)
+            root = next((record for record in listed if _is_ours(attempt, record.uri)), None)
+            attempt.rkey = _key_in(root.uri) if root else attempt.rkey
+        return root
 
     async def _delete_replies(self, attempt: _Attempt, session: Session) -> None:
         """Delete the rest of the thread, of which its author may have deleted some."""
-        part, expected = 1, len(texts_of(attempt.post, PLAIN_TEMPLATE))
-        while (reply := await self._get(attempt, session, part)) is not None or part < expected:
-            if reply is not None and _replies_to(reply, attempt.uri):
-                await self._deleted(attempt, session, reply)
-            part += 1
+        for reply in await self._replies(attempt, session):
+            await self._deleted(attempt, session, reply)
+
+    async def _replies(self, attempt: _Attempt, session: Session) -> list[Record]:
+        """The replies of the thread; no post is long enough for a hundred."""
+        end = reply_key(attempt.rkey, MAX_LISTED)
+        listed = await self._list(attempt, session, before=end)
+        if any(_key_in(record.uri) >= end for record in listed):  # to this server, cursors are no keys
+            parts = [await self._get(attempt, session, part) for part in range(1, MAX_LISTED)]
+            listed = [record for record in parts if record is not None]
+        # An author's own replies have keys of their own time.
+        return [
+            record
+            for record in listed
+            if attempt.rkey < _key_in(record.uri) < end and _replies_to(record, attempt.uri)
+        ]
 
     async def _deleted(self, attempt: _Attempt, session: Session, record: Record) -> bool:
         """Delete `record` as it was seen; False if it has become another one since."""
@@ -311,7 +350,7 @@ class Publisher:
                 access=session.access,
                 did=session.did,
                 collection=POST_COLLECTION,
-                rkey=record.uri.rpartition("/")[2],
+                rkey=_key_in(record.uri),
                 cid=record.cid,
                 deadline=self._deadline(attempt.lease),
             )
@@ -339,10 +378,14 @@ def login_of(accounts: Accounts, name: str) -> Login | None:
     )
 
 
-def _is_ours(attempt: _Attempt, there: Record) -> bool:
-    """Whether its key says that it is this post, published by a queue that was lost, under whatever date."""
-    job, rkey = attempt.lease.job, there.uri.rpartition("/")[2]
-    return is_key_of(rkey, did=attempt.did, site=job.site, post_id=job.post)
+def _is_ours(attempt: _Attempt, uri: str) -> bool:
+    """Whether its key says that it was posted for this post, under whatever date."""
+    job = attempt.lease.job
+    return is_key_of(_key_in(uri), did=attempt.did, site=job.site, post_id=job.post)
+
+
+def _key_in(uri: str) -> str:
+    return uri.rpartition("/")[2]
 
 
 def _settled(attempt: _Attempt) -> tuple[Intent, tuple[FrozenRecord, ...]]:
@@ -376,7 +419,8 @@ def _outcome_of(error: PdsError) -> Outcome:
     reason = str(error)
     match error:
         case PdsBusy():
-            return Wait(for_s=error.wait_s, reason=reason)
+            _log.info("account_has_to_wait", for_s=error.wait_s, reason=reason)
+            return Wait(for_s=error.wait_s, reason="rate_limited")
         case PdsRejected():
             return Permanent(reason=reason)
         case CredentialsRefused():

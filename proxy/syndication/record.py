@@ -101,21 +101,24 @@ def links_to(record: Mapping[str, Any], url: str) -> bool:
     if record.get("reply"):
         return False
     wanted = _page(url)
-    return any(_page(uri) == wanted for uri in uris_in(record)) or _stands_in(url, record.get("text"))
+    return any(_page(uri) == wanted for uri in (*uris_in(record), *_words(record)))
+
+
+def is_about(record: Mapping[str, Any], url: str) -> bool:
+    """Whether `url` is what `record` is there for: where its card leads, without one its last link.
+
+    A roundup leads to many posts and is about none of them.
+    """
+    if record.get("reply"):
+        return False
+    uris = [*_cards(record)][:1] or [*_links(record)][-1:] or [*_words(record)][-1:]
+    return any(_page(uri) == _page(url) for uri in uris)
 
 
 def uris_in(record: Mapping[str, Any]) -> Iterator[str]:
     """Where the links and the card of a record lead. Whoever wrote it, no shape of it is an error."""
-    for facet in _list(record.get("facets")):
-        for feature in _list(_mapping(facet).get("features")):
-            uri = _mapping(feature).get("uri")
-            if isinstance(uri, str):
-                yield uri
-    embed = _mapping(record.get("embed"))
-    for holder in (embed, _mapping(embed.get("media"))):
-        uri = _mapping(holder.get("external")).get("uri")
-        if isinstance(uri, str):
-            yield uri
+    yield from _links(record)
+    yield from _cards(record)
 
 
 def _instant(seconds: float) -> str:
@@ -175,15 +178,39 @@ def _page(url: str) -> tuple[Any, ...] | None:
         pair for pair in parse_qsl(parts.query, keep_blank_values=True) if not pair[0].startswith(_CAMPAIGN)
     ]
     # A site that moved to https kept its posts.
-    return parts.hostname.rstrip("."), port, unquote(parts.path).rstrip("/"), urlencode(query)
+    # Posts of one page are told apart by the fragment, all those of an app that routes by it.
+    return parts.hostname.rstrip("."), port, unquote(parts.path).rstrip("/"), urlencode(query), parts.fragment
 
 
-def _stands_in(url: str, text: Any) -> bool:
-    """Whether a word of `text` is the link; some tools set no facet."""
-    if not isinstance(text, str):
-        return False
-    wanted = _page(url)
-    return any(_page(word.strip("()[]<>.,;!\"'")) == wanted for word in text.split() if "://" in word)
+def _links(record: Mapping[str, Any]) -> Iterator[str]:
+    """Where the links of a record's text lead, in their order there."""
+    facets = [_mapping(facet) for facet in _list(record.get("facets"))]
+    for facet in sorted(facets, key=_start):
+        for feature in _list(facet.get("features")):
+            uri = _mapping(feature).get("uri")
+            if isinstance(uri, str):
+                yield uri
+
+
+def _start(facet: Mapping[str, Any]) -> int:
+    start = _mapping(facet.get("index")).get("byteStart")
+    return start if isinstance(start, int) else 0
+
+
+def _cards(record: Mapping[str, Any]) -> Iterator[str]:
+    embed = _mapping(record.get("embed"))
+    for holder in (embed, _mapping(embed.get("media"))):
+        uri = _mapping(holder.get("external")).get("uri")
+        if isinstance(uri, str):
+            yield uri
+
+
+def _words(record: Mapping[str, Any]) -> Iterator[str]:
+    """The words of a record's text that are links; some tools set no facet."""
+    text = record.get("text")
+    for word in text.split() if isinstance(text, str) else ():
+        if "://" in word:
+            yield word.strip("()[]<>.,;!\"'")
 
 
 def _list(value: Any) -> list[Any]:

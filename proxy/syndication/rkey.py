@@ -12,6 +12,8 @@ _ALPHABET: Final = "234567abcdefghijklmnopqrstuvwxyz"
 _CHARS: Final = 13
 _CLOCK_ID_BITS: Final = 10
 _MICROSECONDS: Final = 1_000_000
+# Keys that are taken are stepped over so many times, as good as never more.
+_GENERATIONS: Final = 4
 # 53 bits of microseconds end in the year 2255.
 _MAX_SECOND: Final = 2**53 // _MICROSECONDS - 1
 
@@ -47,9 +49,11 @@ def is_key_of(rkey: str, *, did: str, site: str, post_id: str) -> bool:
     if not is_tid(rkey):
         return False
     published_at_ms = (_number(rkey) >> _CLOCK_ID_BITS) // _MICROSECONDS * 1000
-    return rkey == record_key(
-        did=did, site=site, post_id=post_id, published_at_ms=published_at_ms, generation=0
+    keys = (
+        record_key(did=did, site=site, post_id=post_id, published_at_ms=published_at_ms, generation=number)
+        for number in range(_GENERATIONS)
     )
+    return rkey in keys
 
 
 def reply_key(root_key: str, part: int) -> str:

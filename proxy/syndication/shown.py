@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from proxy.syndication.desk import Enqueued, JobView
-from proxy.syndication.job import LIVE, Delivery, DeliveryState, Status, job_status
+from proxy.syndication.job import LIVE, Action, Delivery, DeliveryState, Status, job_status
 from proxy.syndication.post import Skip, instant_text
 from proxy.syndication.problems import Problem
 from proxy.syndication.rkey import record_key, record_uri
@@ -29,12 +29,12 @@ class AccountShown(_Shown):
     did: str | None = Field(description="null only until the account's DID was first resolved")
     status: Status
     uri: str | None = Field(description="Where the record is or will be; known before it exists")
-    cid: str | None = Field(description="Set once the record exists")
+    cid: str | None = Field(description="null until the record exists")
     attempts: int = Field(ge=0)
     next_attempt_at: str | None = Field(json_schema_extra={"format": "date-time"})
     waiting_for: str | None = Field(
         description="retry, schedule, quota; or what the whole account waits for: breaker, credentials, "
-        "paused, rate_limited"
+        "paused, rate_limited (a limit of its server, a Retry-After, the pause between logins)"
     )
     error: str | None = Field(description="Why the last attempt failed")
     degraded: list[str] = Field(description="What the post had to go without")
@@ -196,13 +196,15 @@ def _account(view: JobView, name: str, delivery: Delivery | None, known_did: str
     did = delivery.did or known_did
     generation = max(delivery.generation, job.generation)
     uri = delivery.uri or _predicted(did, job.site, job.post, job.first_published_at_ms, generation)
+    # What is going to be deleted has been there.
+    is_there = delivery.state is DeliveryState.DONE or delivery.action is Action.DELETE
     waiting_for, next_at_ms = _waiting(view, delivery)
     return AccountShown(
         account=name,
         did=did or None,
         status=delivery.shown,
         uri=uri or None,
-        cid=delivery.cid or None,
+        cid=delivery.cid if is_there and delivery.cid else None,
         attempts=delivery.attempts,
         next_attempt_at=_instant(next_at_ms) if next_at_ms > 0 else None,
         waiting_for=waiting_for or None,

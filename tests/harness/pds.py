@@ -137,7 +137,8 @@ class PdsServer(BodyServer):
     """A PDS. `commits` counts writes as the repository saw them; `fail` has the next calls go wrong.
 
     `null_swap` is what it makes of `swapRecord: null`: the reference has "nothing there" of it; others, which
-    take it for absent, overwrite what is there, or refuse it with a 500.
+    take it for absent, overwrite what is there, or refuse it with a 500. `cursors_are_keys`: as those of the
+    reference are; others ignore such a cursor.
     """
 
     def __init__(self, directory: Directory) -> None:
@@ -148,6 +149,7 @@ class PdsServer(BodyServer):
         self.headers: dict[str, str] = {}
         self.answer = self._answer
         self.chaos: Callable[[Call], Fault | None] = lambda _: None
+        self.cursors_are_keys = True
         self.null_swap: Literal["checked", "overwrites", "refuses"] = "checked"
         self._faults: list[tuple[str, Fault]] = []
         self._serial = 0
@@ -350,6 +352,8 @@ class PdsServer(BodyServer):
             return account
         # The newest come first, unless `reverse` is asked for.
         keys = sorted(account.records, reverse=call.param("reverse") != "true")
+        if self.cursors_are_keys and call.param("cursor"):
+            keys = [key for key in keys if key < call.param("cursor")]
         listed = [
             {"uri": f"at://{account.did}/{POST}/{key}", "cid": cid, "value": value}
             for key in keys[: int(call.param("limit", "50"))]

@@ -91,6 +91,13 @@ async def test_what_has_not_been_sent_is_canceled(office):
     assert_problem(await office.ask(done["links"]["self"], method="DELETE"), 409, "nothing_to_cancel")
 
 
+async def test_what_may_have_been_sent_is_withdrawn_all_the_same(office):
+    job = (await office.send()).json()
+    await office.desk.change(job["id"], DeliveryState.ACTIVE, failures=1, after="cancel")
+    answer = await office.ask(job["links"]["self"], method="DELETE")
+    assert (answer.status_code, answer.json()["status"]) == (200, "retrying")
+
+
 async def test_a_delivery_is_shown_with_what_it_waits_for(office):
     job = (await office.send()).json()
     due_at = office.clock.wall() + 60
@@ -101,11 +108,13 @@ async def test_a_delivery_is_shown_with_what_it_waits_for(office):
         attempts=1,
         waiting_for="retry",
         due_at_ms=int(due_at * 1000),
+        cid="bafyintended",
     )
     retrying = (await office.ask(job["links"]["self"])).json()
     shown = retrying["accounts"][0]
     assert (retrying["status"], shown["status"], shown["attempts"]) == ("retrying", "retrying", 1)
     assert (shown["waiting_for"], shown["next_attempt_at"]) == ("retry", rfc3339(due_at))
+    assert shown["cid"] is None
     view = await office.desk.change(job["id"], DeliveryState.READY)
     view.gates.update(main=("breaker", int(due_at * 1000)), side=("credentials", -1))
     main, side = (await office.ask(job["links"]["self"])).json()["accounts"]

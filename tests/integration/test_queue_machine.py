@@ -19,7 +19,7 @@ from proxy.errors import LeaseLost
 from proxy.resilience.account_breaker import AccountBreaker, AccountBreakerPolicy, Sign
 from proxy.store.queue_store import connect_queue
 from proxy.syndication.desk import Verdict
-from proxy.syndication.job import TRANSITIONS, DeliveryState, Event, retry_delay_s
+from proxy.syndication.job import TRANSITIONS, Action, DeliveryState, Event, retry_delay_s
 from proxy.syndication.queue import JobQueue
 
 BREAKER = AccountBreakerPolicy(threshold=POLICY.breaker_threshold, cooldown_s=POLICY.breaker_cooldown_s)
@@ -27,6 +27,7 @@ ACCOUNTS = ("a", "b")
 SITES = ("s", "t")
 WORKERS = ("w1", "w2")
 S, E = DeliveryState, Event
+LIVE_OR_DEAD = (S.READY, S.ACTIVE, S.DELAYED, S.DEAD)
 
 
 @dataclass
@@ -45,6 +46,8 @@ class Known:
     worker: str = ""
     sent: bool = False
     intent: bool = False
+    after: str = ""
+    action: Action = Action.POST
     waited: bool = False  # was ready before
     due_at: float = 0.0
     expires_at: float = 0.0
@@ -116,6 +119,7 @@ class QueueMachine(RuleBasedStateMachine):
         assert leased.delivery.failures == one.failures
         assert leased.delivery.attempts == one.attempts
         assert bool(leased.delivery.intent) == one.intent
+        assert (leased.delivery.after, leased.delivery.action) == (one.after, one.action)
         self.leases.append((leased, worker))
 
     def took(self, worker, leases):
@@ -145,10 +149,10 @@ class QueueMachine(RuleBasedStateMachine):
         site=st.sampled_from(SITES),
         accounts=st.sampled_from([("a",), ("b",), ("a", "b")]),
         wanted=st.sampled_from([True, True, False]),
+        unpublish=st.sampled_from(["keep", "delete"]),
     )
-    def enqueue(self, post, site, accounts, wanted):
+    def enqueue(self, post, site, accounts, wanted, unpublish):
         self.revision += 1
-        accounts = self.accounts_of(site, post) or accounts
         given = submission(
             post,
             job=f"job_{self.revision:05}",  # the same in each run of a step
@@ -157,6 +161,7 @@ class QueueMachine(RuleBasedStateMachine):
             accounts=accounts,
             wanted=wanted,
             skip="" if wanted else "not_published",
+            unpublish=unpublish,
         )
         answer = self.do(self.queue.enqueue(given))
         job = self.posts.get((site, post))
@@ -167,37 +172,92 @@ class QueueMachine(RuleBasedStateMachine):
                 self.add(answer.job, site, post, accounts)
         elif not wanted:
             for one in own:
-                self.canceled(one)
-        elif any(one.state in (S.READY, S.ACTIVE, S.DELAYED, S.DEAD) for one in own):
+                self.withdrawn(one, "delete" if unpublish == "delete" else "cancel")
+                if unpublish == "delete":
+                    self.unpublished(one)
+        elif any(one.state in LIVE_OR_DEAD for one in own) or any(
+            self.state_of(job, account) in (None, S.CANCELED) for account in accounts
+        ):
             assert answer.verdict is Verdict.UPDATED
-            for one in own:
-                self.revived(one)
+            self.replaced(job, site, post, accounts)
         else:
             assert answer.verdict is Verdict.RECORDED
 
-    def accounts_of(self, site, post):
-        job = self.posts.get((site, post))
-        return tuple(sorted(one.account for one in self.known.values() if one.job == job))
+    def state_of(self, job, account):
+        one = self.known.get(f"{job}:{account}")
+        return one.state if one else None
+
+    def next_order(self):
+        return max((one.order for one in self.known.values()), default=0) + 1
 
     def add(self, job, site, post, accounts):
         self.posts[site, post] = job
         for account in accounts:
-            order = len(self.known)
             name = f"{job}:{account}"
-            self.known[name] = Known(name, job, account, site, order, expires_at=self.now + 7 * DAY_S)
+            self.known[name] = Known(
+                name, job, account, site, self.next_order(), expires_at=self.now + 7 * DAY_S
+            )
 
-    def canceled(self, one):
-        if one.state in (S.READY, S.DELAYED, S.ACTIVE) and one.attempts == 0:
+    def replaced(self, job, site, post, accounts):
+        own = [one for one in self.known.values() if one.job == job]
+        for one in own:
+            if one.account not in accounts:
+                self.withdrawn(one, "cancel")
+            elif one.action is Action.DELETE:
+                self.restored(one)
+            elif one.state is S.CANCELED:
+                one.happens(E.REQUEUE)
+                self.add(job, site, post, (one.account,))
+            else:
+                one.after = ""
+        for account in accounts:
+            if self.state_of(job, account) is None:
+                self.add(job, site, post, (account,))
+            elif self.state_of(job, account) is S.DEAD:
+                self.revived(self.known[f"{job}:{account}"])
+
+    def withdrawn(self, one, after):
+        if one.action is Action.DELETE or one.state not in LIVE_OR_DEAD:
+            return
+        if one.intent:
+            one.after = after
+            self.revived(one, for_s=DAY_S)
+        else:
             one.happens(E.CANCEL)
             self.drop_leases(ids=(one.id,))
 
-    def revived(self, one):
+    def unpublished(self, one):
+        if one.action is Action.DELETE:
+            one.after = ""
+        elif one.state is S.DONE:
+            one.happens(E.UNPUBLISH)
+            one.action = Action.DELETE
+            one.failures = one.attempts = one.lost = 0
+            one.waited, one.order = False, self.next_order()
+            one.expires_at = self.now + 7 * DAY_S
+
+    def restored(self, one):
+        if one.state is S.ACTIVE:
+            one.after = "keep"
+        elif one.state in LIVE_OR_DEAD:
+            one.happens(E.RESTORE)
+            one.action = Action.POST
+
+    def kept(self, one):
+        """Whether a deletion was called off while it was under way; then it ends."""
+        if one.after != "keep":
+            return False
+        one.happens(E.RESTORE)
+        one.action, one.after = Action.POST, ""
+        return True
+
+    def revived(self, one, for_s=7 * DAY_S):
         if one.state is S.DEAD:
             one.happens(E.REQUEUE)
             one.failures = one.lost = 0
             # It stands behind all that wait now.
-            one.waited, one.order = False, max(other.order for other in self.known.values()) + 1
-            one.expires_at = self.now + 7 * DAY_S
+            one.waited, one.order = False, self.next_order()
+            one.expires_at = self.now + for_s
 
     @rule(worker=st.sampled_from(WORKERS), count=st.integers(1, 3))
     def take(self, worker, count):
@@ -224,11 +284,14 @@ class QueueMachine(RuleBasedStateMachine):
     def intend(self, data):
         leased, _ = data.draw(st.sampled_from(self.leases))
         one = self.known[leased.id]
+        if one.action is Action.DELETE:
+            return
         try:
             self.do(self.queue.intend(leased, b"{}", "cid", "rkey"))
         except LeaseLost:
-            assert not one.intent, "an edit may only come before the first intent"
+            assert one.after or not one.intent, "an edit may only come before the first intent"
             return
+        assert not one.after, "what was withdrawn may not be sent"
         one.attempts += not one.sent
         one.sent = one.intent = True
 
@@ -236,8 +299,12 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def finish(self, data):
         leased, worker, one, following = self.settle(data)
-        one.happens(E.FINISH)
-        one.intent = False
+        if one.after == "delete":
+            one.happens(E.RELEASE)
+            one.action, one.failures, one.attempts = Action.DELETE, 0, 0
+        else:
+            one.happens(E.FINISH)
+        one.intent, one.after = False, ""
         self.count(one, Sign.ALIVE)
         self.after_settling(self.do(self.queue.finish(leased, "at://x", "c", following=following)), worker)
 
@@ -248,7 +315,8 @@ class QueueMachine(RuleBasedStateMachine):
         one.failures += 1
         delay_s = retry_delay_s(one.failures, POLICY.retry_delays_s)
         self.count(one, Sign.FAILED if counts else Sign.NOTHING, used_up=delay_s is None)
-        one.happens(E.FAIL if delay_s is None else E.RETRY)
+        if not self.kept(one):
+            one.happens(E.FAIL if delay_s is None else E.RETRY)
         one.due_at, one.lost = self.now + (delay_s or 0), 0
         settled = self.do(
             self.queue.retry(leased, "HTTP 500", counts_for_breaker=counts, following=following)
@@ -259,9 +327,12 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def fail(self, data):
         leased, worker, one, following = self.settle(data)
-        one.failures += 1
-        one.happens(E.FAIL)
-        one.intent = False
+        if one.after in ("cancel", "delete"):
+            one.happens(E.CANCEL)
+        elif not self.kept(one):
+            one.failures += 1
+            one.happens(E.FAIL)
+        one.intent, one.after = False, ""
         self.count(one, Sign.ALIVE)
         self.after_settling(self.do(self.queue.fail(leased, "no", following=following)), worker)
 
@@ -270,7 +341,8 @@ class QueueMachine(RuleBasedStateMachine):
     def release(self, data, wait_s):
         leased, worker, one, following = self.settle(data)
         one.attempts -= one.sent
-        one.happens(E.RELEASE)
+        if not self.kept(one):
+            one.happens(E.RELEASE)
         if wait_s:
             self.close(one.account, wait_s, "rate_limited")
         settled = self.do(
@@ -307,8 +379,9 @@ class QueueMachine(RuleBasedStateMachine):
             self.stored.silence_worker(worker)
             self.do(self.queue.reap())
         for one in held:
-            one.lost += not gracefully
-            one.happens(E.FAIL if one.lost >= 5 else E.RELEASE)
+            if not self.kept(one):
+                one.lost += not gracefully
+                one.happens(E.FAIL if one.lost >= 5 else E.RELEASE)
         self.drop_leases(worker=worker)
         self.alive.discard(worker)
 
@@ -354,7 +427,7 @@ class QueueMachine(RuleBasedStateMachine):
         if what == "cancel":
             self.do(self.queue.cancel(job))
             for one in own:
-                self.canceled(one)
+                self.withdrawn(one, one.after or "cancel")
         else:
             self.do(self.queue.requeue(job))
             for one in own:

@@ -171,24 +171,41 @@ class TestDeletion:
         delivery, job = delivery_of(post, action=Action.DELETE)
         return replace(delivery, did=ALICE, uri=outcome.uri, cid=outcome.cid), job
 
-    @pytest.mark.parametrize("missing", [None, 0, 1, 2])
-    async def test_all_of_it_goes_whatever_its_author_deleted(self, host, alice, missing):
+    @pytest.mark.parametrize("missing", [(), (0,), (1,), (2,), (0, 1)], ids=str)
+    @pytest.mark.parametrize("words", [{}, {"text": "Short.", "thread": False}], ids=["its words", "a stub"])
+    async def test_all_of_it_goes_whatever_its_author_deleted(self, host, alice, missing, words):
         post = thread_of()
         delivery, job = await self.published(host, post)
-        if missing is not None:
-            del alice.records[reply_key(key_of(post), missing)]
-        outcome, _ = await host.attempt(delivery, post, job)
+        for part in missing:
+            del alice.records[reply_key(key_of(post), part)]
+        outcome, _ = await host.attempt(delivery, post.model_copy(update=words), job)
         assert outcome == Published(uri=delivery.uri, cid=delivery.cid)
         assert alice.records == {}
 
-    async def test_all_of_it_goes_after_an_edit_that_made_it_short(self, host, alice):
+    @pytest.mark.parametrize("cursors_are_keys", [True, False])
+    async def test_all_of_an_old_one_goes(self, world, host, alice, cursors_are_keys):
+        world.pds.cursors_are_keys = cursors_are_keys
+        post = thread_of(age_s=3600)
+        delivery, job = await self.published(host, post)
+        del alice.records[reply_key(key_of(post), 1)]
+        for number in range(100):
+            world.pds.put(ALICE, f"3z{number:011}", linking(f"https://blog.example/other/{number}"))
+        await host.attempt(delivery, post_of(), job)
+        assert len(alice.records) == 100
+
+    async def test_what_its_author_replied_stays(self, world, host, alice):
         post = thread_of()
         delivery, job = await self.published(host, post)
-        await host.attempt(delivery, post.model_copy(update={"text": "Short.", "thread": False}), job)
-        assert alice.records == {}
+        above = {"uri": delivery.uri, "cid": delivery.cid}
+        reply = linking("https://blog.example/more", reply={"root": above, "parent": above})
+        keys = ["3kaaaaaaaaaa2", "3zaaaaaaaaaa2"]
+        for key in keys:
+            world.pds.put(ALICE, key, reply)
+        await host.attempt(delivery, post, job)
+        assert list(alice.records) == keys
 
     async def test_at_whichever_request_an_answer_is_lost_all_of_it_goes(self, world, host, alice):
-        for boundary in range(1 + 2 * PARTS):  # the root and each reply: a read and a deletion; a last read
+        for boundary in range(2 + PARTS):  # the root is read and deleted, the rest listed and deleted
             world.pds.chaos = lambda _: None
             post = thread_of(boundary)
             delivery, job = await self.published(host, post)

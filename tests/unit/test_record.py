@@ -9,7 +9,7 @@ import pytest
 
 from proxy.syndication.intent import canonical_json, cid_of
 from proxy.syndication.post import parse_post
-from proxy.syndication.record import freeze, links_to, texts_of
+from proxy.syndication.record import freeze, is_about, links_to, texts_of
 
 NOW = 1_795_338_000.5
 URL = "https://blog.example/a"
@@ -110,7 +110,6 @@ class TestLinks:
         [
             linking(URL),
             linking(f"{URL}/"),
-            linking(f"{URL}#comments"),
             linking("http://BLOG.example:80/a?utm_source=bluesky&utm_medium=social"),
             {"text": "", "embed": {"$type": "app.bsky.embed.external", "external": {"uri": URL}}},
             {"text": "", "embed": {"media": {"external": {"uri": URL}}}},
@@ -126,6 +125,7 @@ class TestLinks:
             linking("https://blog.example/b"),
             linking("https://blog.example/a?p=1"),
             linking("https://other.example/a"),
+            linking(f"{URL}#comments"),
             linking("https://blog.example:8080/a"),
             linking("did:plc:alice"),
             linking(URL, reply={"root": {}, "parent": {}}),
@@ -143,6 +143,11 @@ class TestLinks:
     def test_addresses_that_differ_in_their_query_are_different_posts(self):
         assert not links_to(linking("https://blog.example/?p=1"), "https://blog.example/?p=2")
         assert links_to(linking("https://blog.example/?p=1&utm_campaign=x"), "https://blog.example/?p=1")
+
+    def test_addresses_that_differ_in_their_fragment_are_different_posts(self):
+        assert not links_to(linking("https://app.example/#/post/1"), "https://app.example/#/post/2")
+        assert not links_to({"text": "https://blog.example/live#a"}, "https://blog.example/live#b")
+        assert links_to(linking("https://APP.example:443/#/post/1"), "https://app.example/#/post/1")
 
     def test_our_own_record_leads_to_its_post(self):
         assert links_to(record_of(), URL)
@@ -191,3 +196,48 @@ def test_the_parts_of_a_thread_are_alike_and_a_millisecond_apart():
     assert [record["createdAt"][-5:] for record in intent.records] == [".500Z", ".501Z", ".502Z"]
     assert first["langs"] == second["langs"] == third["langs"] == ["en"]
     assert second["labels"] == first["labels"]
+
+
+OTHER = "https://blog.example/other"
+CARD = {"$type": "app.bsky.embed.external", "external": {"uri": URL}}
+
+
+def facet(uri, start):
+    feature = {"$type": "app.bsky.richtext.facet#link", "uri": uri}
+    return {"index": {"byteStart": start, "byteEnd": start + 1}, "features": [feature]}
+
+
+class TestWhatARecordIsAbout:
+    @pytest.mark.parametrize(
+        "record",
+        [
+            linking(URL),
+            linking(OTHER, embed=CARD),
+            linking(OTHER, embed={"media": CARD}),
+            {"text": "", "facets": [facet(OTHER, 0), facet(URL, 30)]},
+            {"text": "", "facets": [facet(URL, 30), facet(OTHER, 0)]},
+            {"text": f"After {OTHER} ({URL})."},
+        ],
+    )
+    def test_its_card_else_its_last_link(self, record):
+        assert is_about(record, URL)
+
+    @pytest.mark.parametrize(
+        "record",
+        [
+            {"text": "", "facets": [facet(URL, 0), facet(OTHER, 30)]},
+            {"text": "", "facets": [facet(OTHER, 30), facet(URL, 0)]},
+            linking(URL, embed={"external": {"uri": OTHER}}),
+            {"text": f"{URL} and {OTHER}"},
+            linking(URL, reply={"root": {}, "parent": {}}),
+            {"text": 5, "facets": [{"index": {"byteStart": "x"}}], "embed": ["y"]},
+            {},
+        ],
+    )
+    def test_what_it_mentions_beside_it_is_not(self, record):
+        assert not is_about(record, URL)
+
+    def test_our_own_record_is_about_its_post(self):
+        template = "{title}\n\n{excerpt}\n\n{url}"
+        assert is_about(record_of(template=template, excerpt=f"After {OTHER}."), URL)
+        assert not is_about(record_of(template=template, excerpt=f"After {OTHER}."), OTHER)

@@ -1,26 +1,8 @@
 -- Library behind queue_deliver: what people and the CMS do to jobs.
 
--- Cancel a delivery of which nothing was sent; whether it is canceled now.
-local function cancel_delivery(id)
-  local known = redis.call('HMGET', delivery_key(id), 'state', 'attempts', 'action')
-  if known[1] == 'canceled' then return true end
-  if tonumber(known[2] or 0) > 0 or known[3] == 'delete' then return false end
-  local _, account = job_and_account(id)
-  if known[1] == 'ready' or known[1] == 'delayed' then
-    redis.call('ZREM', backlog_key(account), id)
-    redis.call('ZREM', P .. 'delayed', id)
-    finish_delivery(id, 'canceled')
-    hush(account)
-    return true
-  end
-  if known[1] == 'active' then
-    -- Its worker will find that it may store no intent.
-    finish_delivery(id, 'canceled')
-    next_turn(account)
-    return true
-  end
-  return false
-end
+-- How long it may take to look whether a withdrawn post is there.
+local MAX_LOOK_MS = DAY_MS
+local LIVE = { ready = true, delayed = true, active = true }
 
 -- Try a dead delivery again as from the start.
 local function revive(id, expires_at_ms)
@@ -30,4 +12,24 @@ local function revive(id, expires_at_ms)
   reopen(id)
   redis.call('ZADD', P .. 'live', expires_at_ms, id)
   make_ready(id)
+end
+
+-- Withdraw a delivery that is to post. `after` says what becomes of it if its record is there: 'cancel', it stays;
+-- 'delete', it goes. A stored intent tells that it may be: then the next attempt looks, and sends nothing.
+local function withdraw_delivery(id, after)
+  local key = delivery_key(id)
+  local known = redis.call('HMGET', key, 'state', 'intent', 'action')
+  local state, _, account = known[1], job_and_account(id)
+  if known[3] == 'delete' or not (state == 'dead' or LIVE[state]) then return end
+  if given(known[2]) then
+    redis.call('HSET', key, 'after', after)
+    if state == 'dead' then revive(id, NOW + MAX_LOOK_MS) end
+    return
+  end
+  if state == 'dead' then reopen(id) end
+  redis.call('ZREM', backlog_key(account), id)
+  redis.call('ZREM', P .. 'delayed', id)
+  finish_delivery(id, 'canceled')
+  -- The worker of an active one will find that it may store no intent.
+  if state == 'active' then next_turn(account) else hush(account) end
 end

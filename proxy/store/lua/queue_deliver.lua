@@ -129,9 +129,17 @@ local function make_delayed(id, due_at_ms, reason)
   hush(account)
 end
 
+-- The post of an active deletion was published again meanwhile: the record that was not deleted stays.
+local function is_restored(id, token)
+  if redis.call('HGET', delivery_key(id), 'after') ~= 'keep' then return false end
+  finish_delivery(id, 'done', { action = 'post', last = token })
+  return true
+end
+
 -- The worker of an active delivery is gone without having settled it.
 local function give_back(id, counts)
   local key = delivery_key(id)
+  if is_restored(id) then return end
   if counts and redis.call('HINCRBY', key, 'deliveries', 1) >= POISON_DELIVERIES then
     kill(id, 'poison: ' .. POISON_DELIVERIES .. ' workers in a row were lost over it')
   else

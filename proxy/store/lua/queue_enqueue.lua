@@ -52,7 +52,7 @@ local function add_delivery(in_job, account, did, action, due_ms, reason)
     'action', action)
   if S.priority == 'urgent' then redis.call('HSET', delivery_key(id), 'urgent', '1') end
   redis.call('ZADD', P .. 'live', expires_ms, id)
-  redis.call('HINCRBY', job_key(in_job), 'open', 1)
+  reopen(id)
   if due_ms > NOW then make_delayed(id, due_ms, reason) else make_ready(id) end
 end
 
@@ -83,7 +83,6 @@ local function create(action)
     'priority', S.priority, 'first_published_at_ms', first_ms, 'generation', generation,
     'open', 0, 'status', 'pending')
   redis.call('ZADD', P .. 'jobs:' .. S.site, redis.call('INCR', P .. 'seq'), S.job)
-  redis.call('HINCRBY', SITE, 'waiting', 1)
   local due_ms, reason = NOW, ''
   if action == 'post' then due_ms, reason = due() end
   each_account(function(account, did) add_delivery(S.job, account, did, action, due_ms, reason) end)
@@ -95,41 +94,92 @@ local function create(action)
 end
 
 local function note_revision()
-  if S.revision ~= '' and is_newer(who.revision) then who.revision = S.revision end
+  if S.revision == '' or not is_newer(who.revision) then return end
+  who.revision = S.revision
+  if job then revise(job, S.revision) end
 end
 
--- New words for a job that still waits, or whose failed deliveries get another chance by them.
+-- It goes out at another instant than it was to.
+local function reschedule(id, due_ms, reason)
+  local expires_ms = math.max(NOW, due_ms) + tonumber(S.max_age_ms)
+  redis.call('HSET', delivery_key(id), 'expires_at_ms', expires_ms)
+  redis.call('ZADD', P .. 'live', expires_ms, id)
+  if due_ms > NOW then make_delayed(id, due_ms, reason) else make_ready(id) end
+end
+
+-- A deletion that has not been carried out is called off: the record stays.
+local function restore(id)
+  local _, account = job_and_account(id)
+  local state = redis.call('HGET', delivery_key(id), 'state')
+  if state == 'active' then redis.call('HSET', delivery_key(id), 'after', 'keep') end
+  if state ~= 'dead' and state ~= 'ready' and state ~= 'delayed' then return end
+  if state == 'dead' then reopen(id) end
+  redis.call('ZREM', backlog_key(account), id)
+  redis.call('ZREM', P .. 'delayed', id)
+  finish_delivery(id, 'done', { action = 'post' })
+  hush(account)
+end
+
+-- New words for a job that still waits, or whose failed deliveries get another chance by them, or which an account
+-- joins (again). What was withdrawn is wanted again; what is done stays.
 local function replace()
   redis.call('HSET', job_key(job), 'format', S.format, 'payload', S.payload, 'revision', S.revision, 'group', S.group)
   redis.call('HINCRBY', job_key(job), 'edition', 1)
   who.revision, who.url = S.revision, string.sub(S.url_hash, 1, 16)
   local due_ms, reason
+  local function when()
+    if not due_ms then due_ms, reason = due() end
+    return due_ms, reason
+  end
+  local deletions = {}
   each_account(function(account, did)
     local id = job .. ':' .. account
-    local fields = redis.call('HMGET', delivery_key(id), 'state', 'waiting_for', 'attempts', 'due_at_ms', 'action')
-    if not fields[1] then
-      if not due_ms then due_ms, reason = due() end
-      redis.call('HSET', job_key(job), 'accounts', redis.call('HGET', job_key(job), 'accounts') .. ',' .. account)
-      add_delivery(job, account, did, 'post', due_ms, reason)
-    elseif fields[1] == 'dead' then
+    local key = delivery_key(id)
+    local fields = redis.call('HMGET', key, 'state', 'waiting_for', 'intent', 'action')
+    local state = fields[1]
+    if fields[4] == 'delete' then
+      deletions[#deletions + 1] = id
+      return
+    end
+    if state then redis.call('HDEL', key, 'after') end
+    if not state or state == 'canceled' then
+      if not listed(stored.accounts, account) then
+        redis.call('HSET', job_key(job), 'accounts', redis.call('HGET', job_key(job), 'accounts') .. ',' .. account)
+      end
+      redis.call('DEL', key)
+      add_delivery(job, account, did, 'post', when())
+    elseif state == 'dead' then
       revive(id, NOW + tonumber(S.max_age_ms))
-    elseif fields[5] == 'post' and tonumber(fields[3] or 0) == 0 then
-      local scheduled = fields[1] == 'delayed' and fields[2] == 'schedule'
-      if scheduled and published_ms <= NOW then
-        make_ready(id)
-      elseif published_ms > NOW and (scheduled or fields[1] == 'ready') then
-        local expires_ms = published_ms + tonumber(S.max_age_ms)
-        redis.call('HSET', delivery_key(id), 'expires_at_ms', expires_ms)
-        redis.call('ZADD', P .. 'live', expires_ms, id)
-        make_delayed(id, published_ms, 'schedule')
+    elseif (state == 'ready' or state == 'delayed') and not given(fields[3]) then
+      if published_ms > NOW then
+        redis.call('HDEL', job_key(job), 'paced_ms')
+        reschedule(id, published_ms, 'schedule')
+      elseif state == 'delayed' and fields[2] == 'schedule' then
+        reschedule(id, when())
       end
     end
   end)
+  -- Last, as these may end the job.
+  for _, id in ipairs(deletions) do restore(id) end
   for account in string.gmatch(stored.accounts, '[^,]+') do
-    if not listed(S.accounts, account) then cancel_delivery(job .. ':' .. account) end
+    if not listed(S.accounts, account) then withdraw_delivery(job .. ':' .. account, 'cancel') end
   end
   follow(job)
   return answer('updated', job)
+end
+
+-- Whether the submission names an account that has not got what others have of a job which is over.
+local function has_newcomer()
+  local reached = {}
+  local _, deliveries = unfolded(job)
+  for _, delivery in ipairs(deliveries or {}) do
+    if delivery.state ~= 'canceled' then reached[#reached + 1] = delivery.account end
+  end
+  local list = table.concat(reached, ',')
+  for account in string.gmatch(S.accounts, '[^,]+') do
+    if list ~= '' and not listed(list, account) then return true end
+  end
+  return false
 end
 
 -- Whether the job is over and a record of it is on an account.
@@ -141,22 +191,20 @@ local function is_there_and_folded()
   return false
 end
 
--- The record of a delivery is to go, now or when it has been sent.
+-- The record of a delivery that is done is to go.
 local function unpublish(id)
   if is_there_and_folded() then unfold(job) end
   local fields = redis.call('HMGET', delivery_key(id), 'state', 'action')
-  if fields[2] ~= 'post' then return end
-  if fields[1] == 'done' then
-    local expires_ms = NOW + tonumber(S.max_age_ms)
-    redis.call('HDEL', delivery_key(id), 'failures', 'deliveries', 'score', 'attempts')
-    redis.call('HSET', delivery_key(id), 'action', 'delete', 'expires_at_ms', expires_ms)
-    reopen(id)
-    redis.call('HSET', job_key(job), 'format', S.format, 'payload', S.payload)
-    redis.call('ZADD', P .. 'live', expires_ms, id)
-    make_ready(id)
-  elseif fields[1] == 'ready' or fields[1] == 'delayed' or fields[1] == 'active' then
-    redis.call('HSET', delivery_key(id), 'after', 'delete')
-  end
+  -- A deletion that was called off while it was under way is on again.
+  if fields[1] == 'active' and fields[2] == 'delete' then redis.call('HDEL', delivery_key(id), 'after') end
+  if fields[1] ~= 'done' or fields[2] ~= 'post' then return end
+  local expires_ms = NOW + tonumber(S.max_age_ms)
+  redis.call('HDEL', delivery_key(id), 'failures', 'deliveries', 'score', 'attempts')
+  redis.call('HSET', delivery_key(id), 'action', 'delete', 'expires_at_ms', expires_ms)
+  reopen(id)
+  redis.call('HSET', job_key(job), 'format', S.format, 'payload', S.payload)
+  redis.call('ZADD', P .. 'live', expires_ms, id)
+  make_ready(id)
 end
 
 -- Not wanted any more: what was not sent is canceled, what was may have to go.
@@ -171,15 +219,21 @@ local function withdraw()
   local live = stored.open > 0
   for account in string.gmatch(stored.accounts, '[^,]+') do
     local id = job .. ':' .. account
-    if not cancel_delivery(id) and S.unpublish == 'delete' then unpublish(id) end
+    withdraw_delivery(id, S.unpublish == 'delete' and 'delete' or 'cancel')
+    if S.unpublish == 'delete' then unpublish(id) end
   end
-  if S.revision ~= '' and redis.call('EXISTS', job_key(job)) == 1 then redis.call('HSET', job_key(job), 'revision', S.revision) end
   follow(job)
   return answer(live and 'updated' or 'recorded', job)
 end
 
+-- Not taken in. A key of the CMS stands for these words all the same.
+local function skipped()
+  if S.explicit_key == '1' then return answer('skipped') end
+  return { 'skipped', 0, first_ms, generation, '', '' }
+end
+
 if not known then
-  if S.skip ~= '' then return { 'skipped', 0, first_ms, generation, '', '' } end
+  if S.skip ~= '' then return skipped() end
   return create('post')
 end
 if string.sub(S.url_hash, 1, 16) ~= who.url and published_ms > tonumber(first_ms) then
@@ -192,9 +246,15 @@ if not is_newer(who.revision) then
 end
 if S.wanted ~= '1' then return withdraw() end
 if stored.id and (stored.open > 0 or has_dead(job, stored.accounts)) then return replace() end
+if stored.id and S.skip ~= 'too_old' and has_newcomer() then
+  -- The first write may be refused for want of memory: before anything was changed.
+  redis.call('HSET', SITE, 'per_hour', S.posts_per_hour)
+  unfold(job)
+  return replace()
+end
 -- Nothing of it was ever sent, or nobody remembers: as if it were new, under the same record key.
 if state == 'canceled' or state == 'failed' then
-  if S.skip ~= '' then return { 'skipped', 0, first_ms, generation, '', '' } end
+  if S.skip ~= '' then return skipped() end
   return create('post')
 end
 note_revision()

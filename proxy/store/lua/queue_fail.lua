@@ -4,14 +4,19 @@
 -- Returns { ours | again | lost, next lease or false }.
 local id, token = ARGV[1], ARGV[2]
 allow_growth()
-local how = holding(id, token)
+local how, after = holding(id, token)
 if how == 'ours' then
   local _, account = job_and_account(id)
   local key = delivery_key(id)
-  redis.call('HDEL', key, 'intent', 'sent', 'cid')
-  redis.call('HSET', key, 'last', token)
-  redis.call('HINCRBY', key, 'failures', 1)
-  kill(id, ARGV[7])
+  if after == 'cancel' or after == 'delete' then
+    -- It was withdrawn, and now it is known that nothing of it is there.
+    finish_delivery(id, 'canceled', { last = token })
+  elseif not is_restored(id, token) then
+    redis.call('HDEL', key, 'intent', 'sent', 'cid')
+    redis.call('HSET', key, 'last', token)
+    redis.call('HINCRBY', key, 'failures', 1)
+    kill(id, ARGV[7])
+  end
   next_turn(account, true)
 end
 return settled(how, ARGV[3], ARGV[4], ARGV[5], ARGV[6])

@@ -7,7 +7,7 @@ local how, after = holding(id, token)
 if how == 'ours' then
   local job, account = job_and_account(id)
   local key = delivery_key(id)
-  if given(after) then
+  if after == 'delete' then
     -- Unpublished while it was being sent: now that it is there, it goes.
     redis.call('HDEL', key, 'intent', 'sent', 'after', 'error', 'failures', 'attempts')
     redis.call('HSET', key, 'action', after, 'last', token, 'uri', ARGV[7], 'cid', ARGV[8])

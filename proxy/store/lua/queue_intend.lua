@@ -1,14 +1,15 @@
 -- Store what is about to be sent, before it is sent.
 -- ARGV: delivery, token, edition of the payload it was made from, record, CID, record key, DID or "",
 --   generation or "".
--- Returns ours; lost; or edited when the post was edited since, and nothing was sent yet: nothing is stored.
+-- Returns ours; lost; or edited when the post was withdrawn since, or edited and nothing was sent yet: nothing is
+-- stored then.
 local id, token = ARGV[1], ARGV[2]
 allow_growth()
-local how = holding(id, token)
+local how, after = holding(id, token)
 if how ~= 'ours' then return 'lost' end
 local key = delivery_key(id)
-local known = redis.call('HMGET', key, 'intent', 'sent', 'after')
-if not given(known[1]) and (given(known[3]) or redis.call('HGET', job_key(job_and_account(id)), 'edition') ~= ARGV[3]) then
+local known = redis.call('HMGET', key, 'intent', 'sent')
+if given(after) or (not given(known[1]) and redis.call('HGET', job_key(job_and_account(id)), 'edition') ~= ARGV[3]) then
   return 'edited'
 end
 redis.call('HSET', key, 'intent', ARGV[4], 'cid', ARGV[5], 'rkey', ARGV[6])

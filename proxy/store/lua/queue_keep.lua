@@ -7,6 +7,7 @@
 -- `since` is the day on which it became one.
 local JOB_FIELDS = { 'site', 'post', 'status', 'created_at_ms', 'finished_at_ms', 'first_published_at_ms', 'revision', 'group',
   'edition', 'generation', 'priority' }
+local JOB_REVISION = 7 -- in JOB_FIELDS
 local JOB_SITE = 3 -- in an answer to HMGET open accounts and JOB_FIELDS
 local DELIVERY_FIELDS = { 'account', 'state', 'did', 'rkey', 'cid', 'last', 'attempts', 'failures', 'degraded', 'uri',
   'generation', 'action' }
@@ -94,6 +95,19 @@ local function unfolded(job)
   end
   fields.accounts = table.concat(accounts, ',')
   return fields, deliveries
+end
+
+-- The job is known by a newer revision of its post.
+local function revise(job, revision)
+  if redis.call('EXISTS', job_key(job)) == 1 then
+    redis.call('HSET', job_key(job), 'revision', revision)
+    return
+  end
+  local text = redis.call('HGET', P .. 'over', job)
+  local kept = text and cjson.decode(text) or {}
+  if kept[1] ~= 1 then return end
+  kept[2][JOB_REVISION] = revision
+  redis.call('HSET', P .. 'over', job, cjson.encode(kept))
 end
 
 -- The token with which a delivery of a job that is over was settled.

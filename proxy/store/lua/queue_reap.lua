@@ -3,6 +3,10 @@
 local lease_ms, limit, leaver = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
 allow_growth()
 local taken = {}
+-- A heartbeat from the future is of a clock that went back since: it counts from now, and not for hours.
+for _, worker in ipairs(redis.call('ZRANGEBYSCORE', P .. 'workers', '(' .. string.format('%.0f', NOW), '+inf')) do
+  redis.call('ZADD', P .. 'workers', NOW, worker)
+end
 
 local function take_back(entry, worker)
   local message = redis.call('XRANGE', BELLS, entry, entry)[1]

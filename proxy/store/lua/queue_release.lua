@@ -12,7 +12,8 @@ if how == 'ours' then
   if redis.call('HGET', key, 'sent') == token then redis.call('HINCRBY', key, 'attempts', -1) end
   redis.call('HDEL', key, 'sent')
   redis.call('HSET', key, 'last', token)
-  make_ready(id)
+  local restored = is_restored(id, token)
+  if not restored then make_ready(id) end
   if wait_ms > 0 then close_gate(account, NOW + wait_ms, ARGV[8]) end
   if given(refused) then
     local list = redis.call('HGET', holder, 'refused')
@@ -20,7 +21,7 @@ if how == 'ours' then
       list = given(list) and list .. ',' .. refused or refused
       redis.call('HSET', holder, 'refused', list)
     end
-    redis.call('HSET', key, 'error', ARGV[8])
+    if not restored then redis.call('HSET', key, 'error', ARGV[8]) end
     if not other_server(worker, account, list, tonumber(ARGV[6])) then close_gate(account, -1, 'credentials') end
   end
   next_turn(account)

@@ -13,9 +13,10 @@ if how == 'ours' then
   redis.call('HSET', key, 'last', token)
   redis.call('HINCRBY', key, 'failures', 1)
   if ARGV[9] == 'failed' then count_failure(account, job, delay_ms < 0, tonumber(ARGV[10]), tonumber(ARGV[11])) end
-  if delay_ms < 0 then
+  local restored = is_restored(id, token)
+  if delay_ms < 0 and not restored then
     kill(id, ARGV[7])
-  else
+  elseif not restored then
     add_history(key, ARGV[7])
     make_delayed(id, NOW + delay_ms, 'retry')
     follow(job)
