@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 import random
 import socket
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from http.cookiejar import CookieJar, DefaultCookiePolicy
-from typing import Final
+from typing import Any, Final
 
 import httpx
+from pydantic import SecretStr
 from starlette.routing import BaseRoute, Mount
 
 from proxy.bluesky.appview import AppView, RetryPolicy
@@ -26,26 +28,32 @@ from proxy.bluesky.wire import Wire
 from proxy.clients import Trust
 from proxy.clock import Clock
 from proxy.errors import PdsError, UsageError
-from proxy.feeds.failing import FailingKeys
+from proxy.feeds.admin import AdminRoutes
+from proxy.feeds.failing import FIRST_S, FailingKeys
 from proxy.feeds.fill import Caches, Filler
 from proxy.feeds.headers import Manner
 from proxy.feeds.held import Held
 from proxy.feeds.hits import Hits
+from proxy.feeds.leases import Leases
 from proxy.feeds.memory import MemoryCache
 from proxy.feeds.policy import Rules, policy_of
+from proxy.feeds.purge import Purges
 from proxy.feeds.recent import RecentSet
 from proxy.feeds.reply import Replies
 from proxy.feeds.routes import FeedRoutes
 from proxy.feeds.service import FeedService
-from proxy.feeds.shared import SharedCache
+from proxy.feeds.shared import SharedCache, prefix_of
 from proxy.feeds.wording import wording
 from proxy.ops.health import Finding
 from proxy.resilience.breaker import BreakerPolicy, Phase
+from proxy.resilience.fleet_gate import FleetGate
 from proxy.resilience.gate import GatePolicy, LocalGate
 from proxy.resilience.limiter import Rate
 from proxy.resilience.pace import LocalPace, SharedPace
 from proxy.settings import Settings
 from proxy.store.connection import Store, connect
+from proxy.store.link import PATIENCE_S, Link
+from proxy.store.news import News
 from proxy.store.persistence import persistence_of
 from proxy.store.queue_store import TIMEOUT_S, QueueStore
 from proxy.store.servers import servers_of
@@ -60,6 +68,7 @@ from proxy.syndication.queue import JobQueue, QueuePolicy
 from proxy.syndication.routes import SyndicationRoutes
 from proxy.syndication.waiting import Waiters, WaitPolicy
 from proxy.syndication.worker import Worker, WorkerPolicy
+from proxy.telemetry import get_logger
 from proxy.tenants import Account
 from proxy.version import VERSION
 from proxy.widget.routes import WidgetRoutes
@@ -71,6 +80,9 @@ _LANDING_S: Final = 0.5
 _FORGIVE_S: Final = 3.0
 _MAX_CURSORS: Final = 100_000
 _DAY_S: Final = 86_400.0
+_FLIGHT_MEMORY_S: Final = 60.0
+
+_log = get_logger()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,13 +93,16 @@ class Reading:
     hits: Hits
     rules: Rules
     route: Mount
+    admin: Sequence[BaseRoute]
     store: Store
-    gate: LocalGate
+    link: Link
+    gate: FleetGate
+    purges: Purges
     caches: Caches
 
     def findings(self) -> Iterator[Finding]:
         """The state of its parts."""
-        yield _of_store(self.store)
+        yield _of_store(self.store, self.link)
         yield _of_upstream(self.gate)
         if len(self.caches.unshared):
             yield Finding(
@@ -99,22 +114,41 @@ class Reading:
 
 
 @contextlib.asynccontextmanager
-async def reading(settings: Settings, clock: Clock) -> AsyncIterator[Reading]:
-    """Everything that feeds need."""
+async def reading(
+    settings: Settings, clock: Clock, *, patience_s: float = PATIENCE_S
+) -> AsyncIterator[Reading]:
+    """Everything that feeds need. `patience_s` is for how long a reader waits for a store that hesitates."""
     rules = Rules(settings.tenants.feeds)
     policy = policy_of(settings, rules)
     draw = random.Random()  # noqa: S311  (jitter, not secrets)
     async with contextlib.AsyncExitStack() as stack:
         store = _store(settings, clock)
         stack.push_async_callback(store.aclose)
+        link = Link(store, patience_s=patience_s)
+        stack.push_async_callback(link.aclose)
+        prefix = prefix_of(settings.namespace, settings.upstream)
+        news = News(store.listen, f"{prefix}news")
+        purges = Purges(link, news, log_key=f"{prefix}{{fleet}}:purges", keep_s=_longest_life_s(settings))
         client = await stack.enter_async_context(
             _client(settings, clock, settings.upstream_concurrency, base_url=settings.upstream)
         )
-        gate = LocalGate(_gate_policy(settings), clock)
+        gate = FleetGate(
+            link,
+            news,
+            _gate_policy(settings),
+            LocalGate(_gate_policy(settings, settings.degraded_share), clock),
+            clock,
+            prefix=f"{prefix}{{fleet}}:",
+        )
         appview = AppView(client, gate, clock, _retry_policy(settings), draw=draw)
-        caches = _caches(settings, clock, store)
-        filler = Filler(appview, caches, policy, clock, draw=draw)
-        service = FeedService(filler, appview, caches, policy, clock)
+        caches = _caches(settings, clock, _shared(settings, clock, link, prefix=prefix, channel=news.channel))
+        leases = Leases(caches.shared, news, clock, draw=draw)
+        filler = Filler(appview, caches, leases, purges, policy, clock, draw=draw)
+        service = FeedService(filler, appview, caches, policy, clock, warming=lambda: store.warming)
+        purges.swept = service.sweep
+        await stack.enter_async_context(
+            _running(news.listen(), link.keep_in_step(leases.beat, gate.beat, purges.beat))
+        )
         stack.push_async_callback(service.close, _LANDING_S)
         manner = _manner(settings)
         replies = Replies(manner, clock)
@@ -124,8 +158,11 @@ async def reading(settings: Settings, clock: Clock) -> AsyncIterator[Reading]:
             hits=hits,
             rules=rules,
             route=Mount("/xrpc", FeedRoutes(service, replies, hits, manner)),
+            admin=AdminRoutes(purges, service, clock, token=_plain(settings.admin_token)).routes(),
             store=store,
+            link=link,
             gate=gate,
+            purges=purges,
             caches=caches,
         )
 
@@ -269,16 +306,15 @@ def _client(
     )
 
 
-def _gate_policy(settings: Settings) -> GatePolicy:
+def _gate_policy(settings: Settings, share: float = 1.0) -> GatePolicy:
+    """The limits of the fleet, or those of one process that keeps to its `share` of them."""
     return GatePolicy(
-        # The budget is the host's; each of its web processes has a part of it.
         rate=Rate(
-            per_s=settings.upstream_rps / settings.workers,
-            burst=max(1, settings.upstream_burst // settings.workers),
+            per_s=settings.upstream_rps * share, burst=max(1, math.floor(settings.upstream_burst * share))
         ),
         # Of less than two, one slow answer would hold up everything else.
         concurrency=max(
-            min(2, settings.upstream_concurrency), settings.upstream_concurrency // settings.workers
+            min(2, settings.upstream_concurrency), math.floor(settings.upstream_concurrency * share)
         ),
         breaker=BreakerPolicy(
             threshold=settings.breaker_threshold,
@@ -286,6 +322,10 @@ def _gate_policy(settings: Settings) -> GatePolicy:
             probe_s=settings.upstream_timeout,
         ),
     )
+
+
+def _plain(secret: SecretStr | None) -> str | None:
+    return None if secret is None else secret.get_secret_value()
 
 
 def _retry_policy(settings: Settings) -> RetryPolicy:
@@ -296,10 +336,46 @@ def _retry_policy(settings: Settings) -> RetryPolicy:
     )
 
 
-def _caches(settings: Settings, clock: Clock, store: Store) -> Caches:
+@contextlib.asynccontextmanager
+async def _running(*work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Background work, under way for as long as the block lasts."""
+    tasks = [asyncio.create_task(each) for each in work]
+    for task in tasks:
+        task.add_done_callback(_tell_crash)
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+
+
+def _tell_crash(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        _log.error("background_work_crashed", exc_info=error)
+
+
+def _longest_life_s(settings: Settings) -> float:
+    """For how long a stored answer may be of use, at most."""
+    longest_ttl_s = max([settings.cache_ttl, *(feed.ttl_s for feed in settings.tenants.feeds)])
+    return 2 * longest_ttl_s + max(settings.stale_while_revalidate, settings.stale_if_error)
+
+
+def _shared(settings: Settings, clock: Clock, link: Link, *, prefix: str, channel: str) -> SharedCache:
+    return SharedCache(
+        link,
+        clock,
+        prefix=prefix,
+        channel=channel,
+        memory_s=_FLIGHT_MEMORY_S + 2 * settings.upstream_timeout,
+        failing_s=(min(FIRST_S, settings.negative_ttl), settings.negative_ttl),
+    )
+
+
+def _caches(settings: Settings, clock: Clock, shared: SharedCache) -> Caches:
     return Caches(
         memory=MemoryCache[Held](settings.memory_mb * 1024 * 1024),
-        shared=SharedCache(store, clock, namespace=settings.namespace, upstream=settings.upstream),
+        shared=shared,
         failing=FailingKeys(clock, longest_s=settings.negative_ttl),
         unshared=RecentSet(clock, max_items=10_000, keep_s=settings.negative_ttl),
         cursors=RecentSet(clock, max_items=_MAX_CURSORS, keep_s=settings.stale_if_error),
@@ -315,18 +391,19 @@ def _manner(settings: Settings) -> Manner:
     )
 
 
-def _of_store(store: Store) -> Finding:
-    if not store.reachable:
-        return Finding(
-            "store",
-            "warn",
-            "Redis does not answer: feeds are served from memory alone. See that it runs and is reachable.",
-        )
+def _of_store(store: Store, link: Link) -> Finding:
     if store.loading:
         return Finding(
             "store",
             "warn",
             "Redis is loading its data: feeds are served from memory alone until it has. Nothing to do.",
+        )
+    if not link.in_step:
+        return Finding(
+            "store",
+            "warn",
+            "Redis does not answer in time: feeds are served from memory alone, and each process keeps to "
+            "its own part of the budget. See that it runs, is reachable and not overloaded.",
         )
     if store.refusal is not None:
         return Finding(
@@ -338,7 +415,7 @@ def _of_store(store: Store) -> Finding:
     return Finding("store", "pass")
 
 
-def _of_upstream(gate: LocalGate) -> Finding:
+def _of_upstream(gate: FleetGate) -> Finding:
     if gate.phase is Phase.CLOSED:
         return Finding("upstream", "pass")
     return Finding(

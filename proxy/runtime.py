@@ -30,6 +30,7 @@ from proxy.edge import ConnectionLimits, EdgeConfig, ShortCut
 from proxy.errors import FeedproxyError, UsageError
 from proxy.ops.health import Finding, Health
 from proxy.settings import Settings, load_settings, load_tenants
+from proxy.store.link import PATIENCE_S
 from proxy.telemetry import configure_logging, get_logger
 from proxy.tenants import Tenants
 
@@ -90,14 +91,20 @@ class WebApp:
 
 
 @contextlib.asynccontextmanager
-async def web_app(settings: Settings, clock: Clock, process: Process) -> AsyncIterator[WebApp]:
-    """The application of a web process, open for as long as the block lasts."""
-    async with reading(settings, clock) as feeds, syndicating(settings, clock, os.environ) as posts:
+async def web_app(
+    settings: Settings, clock: Clock, process: Process, *, patience_s: float = PATIENCE_S
+) -> AsyncIterator[WebApp]:
+    """The application of a web process, open for as long as the block lasts. `patience_s`: see `reading`."""
+    async with (
+        reading(settings, clock, patience_s=patience_s) as feeds,
+        syndicating(settings, clock, os.environ) as posts,
+    ):
         health = Health(process.ready, lambda: (*process.findings(), *feeds.findings()))
         app = Starlette(
             routes=[
                 *health.routes(),
                 feeds.route,
+                *feeds.admin,
                 *posts.routes(settings, clock, process.stopping),
                 *widget_routes(settings, feeds),
             ],

@@ -18,7 +18,7 @@ from proxy.clock import Clock
 from proxy.errors import UpstreamError, UpstreamFailure, UpstreamTimeout, UpstreamUnavailable
 from proxy.resilience.backoff import full_jitter, told_to_wait
 from proxy.resilience.gate import PATIENCE_S, Gate, Pass
-from proxy.resilience.limiter import Rank
+from proxy.resilience.limiter import Asker
 from proxy.telemetry import get_logger
 
 MAX_BODY_BYTES: Final = 2 * 1024 * 1024
@@ -109,7 +109,7 @@ class AppView:
         """Seconds for which every question would be refused at once."""
         return self._gate.closed_for_s()
 
-    async def ask(self, target: str, headers: Mapping[str, str], rank: Rank, deadline: float) -> Reply:
+    async def ask(self, target: str, headers: Mapping[str, str], asker: Asker, deadline: float) -> Reply:
         """Ask for `target` (path and query) until the steady instant `deadline`.
 
         Must run in a task that nobody cancels. Raises UpstreamUnavailable (not asked, or told to come back
@@ -119,7 +119,7 @@ class AppView:
             attempt = 1
             while True:
                 try:
-                    return await self._attempt(target, headers, rank, deadline, leave)
+                    return await self._attempt(target, headers, asker, deadline, leave)
                 except _Transient as failed:
                     wait_s = full_jitter(
                         attempt, base_s=self._retry.base_s, cap_s=self._retry.cap_s, draw=self._draw.random()
@@ -136,9 +136,9 @@ class AppView:
         return held_s > PATIENCE_S or self._clock.steady() + max(wait_s, held_s) >= deadline
 
     async def _attempt(
-        self, target: str, headers: Mapping[str, str], rank: Rank, deadline: float, leave: Pass
+        self, target: str, headers: Mapping[str, str], asker: Asker, deadline: float, leave: Pass
     ) -> Reply:
-        async with self._gate.attempt(rank, deadline):
+        async with self._gate.attempt(leave, asker, deadline):
             sent_at = self._clock.steady()
             try:
                 reply = await self._send(target, headers, deadline, sent_at)

@@ -47,6 +47,13 @@ class FailingKeys:
         self._by_key[key_id] = Failing(error, failures, until)
         self._forget(now)
 
+    def hold(self, key_id: str, error: UpstreamError, left_s: float) -> None:
+        """The fleet leaves `key_id` alone for `left_s` seconds, because of `error`."""
+        last = self._by_key.pop(key_id, None)
+        now = self._clock.steady()
+        self._by_key[key_id] = Failing(error, last.failures if last is not None else 1, now + left_s)
+        self._forget(now)
+
     def _forget(self, now: float) -> None:
         """Drop from the front, where the oldest are, what is of no more use."""
         while self._by_key:

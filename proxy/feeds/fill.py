@@ -1,4 +1,7 @@
-"""One flight: ask the upstream, judge its answer, keep it. Runs in a task that nobody cancels."""
+"""One flight: find the answer or who asks for it; ask the upstream, judge its answer, keep it.
+
+Runs in a task that nobody cancels.
+"""
 
 from __future__ import annotations
 
@@ -11,18 +14,20 @@ from typing import Final
 
 from proxy.bluesky.appview import AppView, Reply
 from proxy.clock import Clock
-from proxy.errors import UpstreamError, UpstreamFailure, UpstreamUnavailable
+from proxy.errors import StoreError, UpstreamError, UpstreamFailure, UpstreamUnavailable
 from proxy.feeds.entry import Entry, compressed, dids_in
 from proxy.feeds.failing import FailingKeys
-from proxy.feeds.freshness import initial_age
+from proxy.feeds.freshness import Freshness, initial_age
 from proxy.feeds.held import Held
 from proxy.feeds.key import FeedKey
+from proxy.feeds.leases import Found, Leases
 from proxy.feeds.memory import MemoryCache
 from proxy.feeds.policy import FeedPolicy
+from proxy.feeds.purge import Purges
 from proxy.feeds.recent import RecentSet
-from proxy.feeds.shared import SharedCache, Write
+from proxy.feeds.shared import Lead, LeftAlone, Loaded, SharedCache, Unshareable, Write
 from proxy.feeds.storability import conditional, merged, refusal
-from proxy.resilience.limiter import Rank
+from proxy.resilience.limiter import Asker
 from proxy.syntax import is_did
 from proxy.telemetry import get_logger
 
@@ -33,16 +38,21 @@ _NO_PROFILE: Final = "Profile not found"
 _log = get_logger()
 
 
+# What remains to be told the fleet once those who wait in this process have been answered.
+Conclude = Callable[[], Awaitable[None]]
+
+
 @dataclass(frozen=True, slots=True)
 class Filled:
-    """There is an answer, and it is held. `status` is the upstream's, None if a sibling had asked it.
+    """There is an answer. `status` is the upstream's, None if nobody had to ask it.
 
-    `keep` puts it into level 2 as well; whoever waits for the answer need not wait for that.
+    `followed`: another process has asked.
     """
 
     held: Held
     status: int | None
-    keep: Callable[[], Awaitable[None]] | None = None
+    followed: bool = False
+    conclude: Conclude | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +61,12 @@ class Unshared:
 
     held: Held
     reason: str
+    conclude: Conclude | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Alone:
+    """Another process found that answers must not be shared: there is none for us."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +74,10 @@ class Failed:
     """There is no answer to give in place of a stored one."""
 
     error: UpstreamError
+    conclude: Conclude | None = None
 
 
-Outcome = Filled | Unshared | Failed
+Outcome = Filled | Unshared | Alone | Failed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +98,8 @@ class Filler:
         self,
         appview: AppView,
         caches: Caches,
+        leases: Leases,
+        purges: Purges,
         policy: FeedPolicy,
         clock: Clock,
         *,
@@ -88,6 +107,8 @@ class Filler:
     ) -> None:
         self._appview = appview
         self._caches = caches
+        self._leases = leases
+        self._purges = purges
         self._policy = policy
         self._clock = clock
         self._draw = draw
@@ -95,49 +116,100 @@ class Filler:
     async def warm_up(self) -> None:
         """Do once what the first question would pay for: the connection to level 2, a thread, its codings."""
         key = FeedKey("app.bsky.actor.getProfile", (("actor", "nobody.invalid"),))
-        await asyncio.gather(
-            self._caches.shared.load(key), asyncio.to_thread(compressed, b"[" + b"0," * 5000 + b"0]")
-        )
+        await asyncio.gather(self.load(key), asyncio.to_thread(compressed, b"[" + b"0," * 5000 + b"0]"))
+
+    def sweep(self) -> None:
+        """Forget what was purged."""
+        self._caches.memory.discard_all(lambda held: self._purges.floor(held.names) > held.as_of)
 
     async def load(self, key: FeedKey) -> Held | None:
         """What level 2 has for `key`, held in level 1 from now on."""
-        loaded = await self._caches.shared.load(key)
-        if loaded is None:
+        try:
+            await self._purges.catch_up()
+        except StoreError:
             return None
-        born_at = self._clock.steady() - max(0.0, loaded.age_s)
-        return self._hold(key, loaded.entry, born_at=born_at, from_future=loaded.age_s < 0)
+        loaded = await self._caches.shared.load(key)
+        return None if loaded is None or self._is_dead(key, loaded) else self._hold_loaded(key, loaded)
 
-    async def fill(self, key: FeedKey, held: Held | None, rank: Rank) -> Outcome:
-        """Ask the upstream for `key`, unless a sibling has just done so. `held` is the copy we have."""
-        if held is not None:
-            newer = await self._newer(key, held)
-            if newer is not None:
-                return Filled(newer, None)
+    async def fill(self, key: FeedKey, held: Held | None, asker: Asker, *, alone: bool = False) -> Outcome:
+        """Find the answer to `key`, or ask the upstream for it unless another process does.
+
+        `held` is the copy we have. `alone` is for answers that must not be shared: ours is asked for anyway.
+        """
         deadline = self._clock.steady() + self._policy.timeout_s
         try:
-            reply, under_did = await self._ask(key, held, rank, deadline)
-            outcome = await self._settle(key, held, reply, under_did=under_did)
+            found, followed = (Lead(""), False) if alone else await self._seek(key, held, asker, deadline)
         except UpstreamError as error:
-            outcome = Failed(error.bare())
+            return Failed(error.bare())
+        match found:
+            case Loaded():
+                return Filled(
+                    self._hold_loaded(key, found), found.entry.status if followed else None, followed=followed
+                )
+            case LeftAlone(trouble, left_s):
+                if left_s > 0:
+                    self._caches.failing.hold(key.digest, trouble, left_s)
+                return Failed(trouble)
+            case Unshareable():
+                self._caches.unshared.add(key.digest)
+                return Alone()
+            case Lead():
+                return await self._lead(key, held, asker, deadline, _Flight(found, self._purges.known))
+
+    async def _seek(
+        self, key: FeedKey, held: Held | None, asker: Asker, deadline: float
+    ) -> tuple[Found, bool]:
+        """As Leases.seek, for an answer that is better than `held`."""
+        known_stamp = held.entry.stamp if held is not None else ""
+        try:
+            await self._purges.catch_up()
+        except StoreError:
+            return Lead(""), False
+        while True:
+            floor = self._purges.floor(
+                self._purges.names_of(key, held.entry.dids if held is not None else {})
+            )
+            found, followed = await self._leases.seek(
+                key, known_stamp=known_stamp, floor=floor, rank=asker.rank, deadline=deadline
+            )
+            if not isinstance(found, Loaded) or self._is_better(key, found, held):
+                return found, followed
+            known_stamp = found.entry.stamp
+
+    def _is_better(self, key: FeedKey, loaded: Loaded, held: Held | None) -> bool:
+        """Whether what level 2 has may be served and, if we hold a copy, was confirmed after it."""
+        if self._is_dead(key, loaded):
+            return False
+        now = self._clock.steady()
+        newer = self._held_of(key, loaded)
+        if held is None:
+            return newer.freshness(now, self._policy.windows) is not Freshness.EXPIRED
+        return loaded.age_s >= 0 and newer.ttl_s(now) > 0 and newer.age_s(now) < held.age_s(now)
+
+    def _is_dead(self, key: FeedKey, loaded: Loaded) -> bool:
+        return self._purges.floor(self._purges.names_of(key, loaded.entry.dids)) > loaded.as_of
+
+    async def _lead(
+        self, key: FeedKey, held: Held | None, asker: Asker, deadline: float, flight: _Flight
+    ) -> Outcome:
+        try:
+            reply, under_did = await self._ask(key, held, asker, deadline)
+            outcome = await self._settle(key, held, reply, flight, under_did=under_did)
+        except UpstreamError as error:
+            outcome = Failed(error.bare(), self._failing(key, error.bare(), flight))
+        except BaseException:
+            self._leases.drop(flight.lead)
+            raise
         self._remember(key, outcome)
         return outcome
 
-    async def _newer(self, key: FeedKey, held: Held) -> Held | None:
-        """What level 2 has, if it was confirmed after what we hold."""
-        loaded = await self._caches.shared.load(key)
-        if loaded is None or loaded.age_s < 0 or loaded.entry.stamp == held.entry.stamp:
-            return None
-        now = self._clock.steady()
-        newer = self._held(key, loaded.entry, born_at=now - loaded.age_s)
-        if newer.ttl_s(now) <= 0 or newer.age_s(now) >= held.age_s(now):
-            return None
-        return self._hold(key, loaded.entry, born_at=now - loaded.age_s)
-
-    async def _ask(self, key: FeedKey, held: Held | None, rank: Rank, deadline: float) -> tuple[Reply, bool]:
+    async def _ask(
+        self, key: FeedKey, held: Held | None, asker: Asker, deadline: float
+    ) -> tuple[Reply, bool]:
         """The reply, and whether it speaks of DIDs rather than of handles that may have changed hands."""
         stored = held.entry if held is not None and not held.entry.negative else None
         headers = conditional(_headers(key), stored.upstream_etag if stored else None)
-        reply = await self._appview.ask(key.target, headers, rank, deadline)
+        reply = await self._appview.ask(key.target, headers, asker, deadline)
         handles = {account for account in key.accounts() if not is_did(account)}
         dids = held.entry.dids if held is not None else {}
         if reply.message != _NO_PROFILE or not handles:
@@ -145,28 +217,34 @@ class Filler:
         if not handles & dids.keys():
             return reply, False
         _log.info("handle_gone", key=key.target[:200])
-        reply = await self._appview.ask(key.with_dids(dids).target, headers, rank, deadline)
+        reply = await self._appview.ask(key.with_dids(dids).target, headers, asker, deadline)
         return reply, handles <= dids.keys()
 
-    async def _settle(self, key: FeedKey, held: Held | None, reply: Reply, *, under_did: bool) -> Outcome:
+    async def _settle(
+        self, key: FeedKey, held: Held | None, reply: Reply, flight: _Flight, *, under_did: bool
+    ) -> Outcome:
         arrived_at = self._clock.steady()
         if reply.status == 304:
             if held is None or held.entry.negative:
                 raise UpstreamFailure("the upstream answered 304 to a plain request", upstream_status=304)
-            confirmed = self._confirmed(key, held.entry, reply, arrived_at)
-            return Filled(
-                confirmed, 304, self._keeping(self._caches.shared.confirm, key, confirmed, arrived_at)
-            )
+            confirmed = self._confirmed(key, held.entry, reply, arrived_at, flight)
+            self._hold(key, confirmed)
+            write = self._caches.shared.confirm
+            return Filled(confirmed, 304, conclude=self._keeping(write, key, confirmed, arrived_at, flight))
         if reply.status >= 400 and _keeps_its_copy(held) and not _is_gone(reply, under_did=under_did):
             raise UpstreamFailure(f"the upstream answered {reply.error}", upstream_status=reply.status)
         entry = await self._entry(key, reply, held.entry.dids if held is not None else {})
+        fresh = self._held(key, entry, born_at=arrived_at - entry.initial_age_s, as_of=flight.as_of)
         reason = refusal(_headers(key), reply.headers)
         if reason is not None:
-            return Unshared(self._held(key, entry, born_at=arrived_at - entry.initial_age_s), reason)
-        fresh = self._hold(key, entry, born_at=arrived_at - entry.initial_age_s)
-        return Filled(fresh, reply.status, self._keeping(self._caches.shared.store, key, fresh, arrived_at))
+            return Unshared(fresh, reason, self._unshareable(key, flight))
+        self._hold(key, fresh)
+        write = self._caches.shared.store
+        return Filled(fresh, reply.status, conclude=self._keeping(write, key, fresh, arrived_at, flight))
 
-    def _confirmed(self, key: FeedKey, stored: Entry, reply: Reply, arrived_at: float) -> Held:
+    def _confirmed(
+        self, key: FeedKey, stored: Entry, reply: Reply, arrived_at: float, flight: _Flight
+    ) -> Held:
         kept = {"etag": stored.upstream_etag, "atproto-content-labelers": stored.labelers}
         headers = merged({name: value for name, value in kept.items() if value is not None}, reply.headers)
         entry = replace(
@@ -178,7 +256,7 @@ class Filler:
             cost_s=reply.took_s,
             early_draw=self._draw.expovariate(1.0),
         )
-        return self._hold(key, entry, born_at=arrived_at - entry.initial_age_s)
+        return self._held(key, entry, born_at=arrived_at - entry.initial_age_s, as_of=flight.as_of)
 
     async def _entry(self, key: FeedKey, reply: Reply, known_dids: Mapping[str, str]) -> Entry:
         document = reply.document or {}
@@ -205,7 +283,9 @@ class Filler:
     def _stamp(self) -> str:
         return f"{self._draw.getrandbits(64):016x}"
 
-    def _held(self, key: FeedKey, entry: Entry, *, born_at: float, from_future: bool = False) -> Held:
+    def _held(
+        self, key: FeedKey, entry: Entry, *, born_at: float, as_of: int, from_future: bool = False
+    ) -> Held:
         life = self._policy.lifetime_of(
             key,
             negative=entry.negative,
@@ -214,27 +294,63 @@ class Filler:
             cost_s=entry.cost_s,
             early_draw=entry.early_draw,
         )
-        return Held(entry, life, born_at, from_future)
+        return Held(entry, life, born_at, self._purges.names_of(key, entry.dids), as_of, from_future)
 
-    def _hold(self, key: FeedKey, entry: Entry, *, born_at: float, from_future: bool = False) -> Held:
-        held = self._held(key, entry, born_at=born_at, from_future=from_future)
-        self._caches.memory.put(key.digest, held, entry.size_bytes)
-        if entry.cursor is not None:
-            self._caches.cursors.add(cursor_digest(entry.cursor))
+    def _held_of(self, key: FeedKey, loaded: Loaded) -> Held:
+        born_at = self._clock.steady() - max(0.0, loaded.age_s)
+        return self._held(
+            key, loaded.entry, born_at=born_at, as_of=loaded.as_of, from_future=loaded.age_s < 0
+        )
+
+    def _hold_loaded(self, key: FeedKey, loaded: Loaded) -> Held:
+        held = self._held_of(key, loaded)
+        self._hold(key, held)
         return held
 
+    def _hold(self, key: FeedKey, held: Held) -> None:
+        """Take an answer into level 1, if it was not purged while it was under way."""
+        self._purges.learn(held.entry.dids)
+        if self._purges.floor(held.names) > held.as_of:
+            return
+        self._caches.memory.put(key.digest, held, held.entry.size_bytes)
+        if held.entry.cursor is not None:
+            self._caches.cursors.add(cursor_digest(held.entry.cursor))
+
     def _keeping(
-        self, write: Write, key: FeedKey, held: Held, arrived_at: float
-    ) -> Callable[[], Awaitable[None]]:
+        self, write: Write, key: FeedKey, held: Held, arrived_at: float, flight: _Flight
+    ) -> Conclude:
         entry = held.entry
         keep_s = self._policy.keep_s(held.life, entry.initial_age_s, negative=entry.negative)
-        return lambda: write(key, entry, arrived_at=arrived_at, keep_s=keep_s)
+
+        async def conclude() -> None:
+            self._leases.drop(flight.lead)
+            await write(key, entry, flight.lead, as_of=held.as_of, arrived_at=arrived_at, keep_s=keep_s)
+
+        return conclude
+
+    def _unshareable(self, key: FeedKey, flight: _Flight) -> Conclude:
+        async def conclude() -> None:
+            self._leases.drop(flight.lead)
+            await self._caches.shared.mark_unshareable(key, flight.lead)
+
+        return conclude
+
+    def _failing(self, key: FeedKey, error: UpstreamError, flight: _Flight) -> Conclude:
+        async def conclude() -> None:
+            self._leases.drop(flight.lead)
+            if not _is_of_the_question(error):
+                await self._caches.shared.release(key, flight.lead, error)
+                return
+            left_s = await self._caches.shared.fail(key, flight.lead, error)
+            if left_s is not None:
+                self._caches.failing.hold(key.digest, error, left_s)
+
+        return conclude
 
     def _remember(self, key: FeedKey, outcome: Outcome) -> None:
         match outcome:
             case Failed(error):
-                # That our own gate was closed says nothing of this question.
-                if not isinstance(error, UpstreamUnavailable) or error.upstream_status is not None:
+                if _is_of_the_question(error):
                     self._caches.failing.note(key.digest, error)
             case Unshared(_, reason):
                 if key.digest not in self._caches.unshared:
@@ -243,6 +359,21 @@ class Filler:
                 self._caches.failing.clear(key.digest)
             case Filled():
                 self._caches.failing.clear(key.digest)
+            case Alone():
+                pass
+
+
+@dataclass(frozen=True, slots=True)
+class _Flight:
+    """Under whose lead we ask, and the last purge that was known when we began."""
+
+    lead: Lead
+    as_of: int
+
+
+def _is_of_the_question(error: UpstreamError) -> bool:
+    """Whether the upstream failed to answer. That our own gate was closed says nothing of the question."""
+    return not isinstance(error, UpstreamUnavailable) or error.upstream_status is not None
 
 
 def cursor_digest(cursor: str) -> str:

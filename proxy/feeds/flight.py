@@ -105,6 +105,10 @@ class Flights(Generic[T]):
             raise UpstreamTimeout("the upstream did not answer in time")
         return flight.outcome
 
+    def detach(self) -> None:
+        """Let nobody join the flights there are: what they bring may be too old for newcomers."""
+        self._by_key.clear()
+
     def give_up(self) -> None:
         """Wake everyone who waits, with or without an outcome, and let nobody wait: there is no more time."""
         self._given_up = True

@@ -21,12 +21,15 @@ class Written:
 class Held:
     """`entry`, born at the steady instant `born_at`: its age is the time since then.
 
+    `names` are those by which it can be purged, `as_of` the last purge known when its flight began.
     `from_future` marks an answer whose age is unknown because the store's clock was set back since it came.
     """
 
     entry: Entry
     life: Lifetime
     born_at: float
+    names: frozenset[str] = frozenset()
+    as_of: int = 0
     from_future: bool = False
     # By what clients said of codings and origin; see hits.py.
     written: dict[tuple[str | None, ...], Written] = field(default_factory=dict, compare=False, repr=False)

@@ -8,6 +8,7 @@ attribute.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -73,16 +74,11 @@ class MemoryCache(Generic[V]):
         while self.size_bytes > self._max_bytes:
             self._evict()
 
-    def discard(self, key: str) -> None:
-        """Forget `key`, if it is held."""
-        self._take_out(key)
-
-    def clear(self) -> None:
-        """Forget everything."""
-        self._small.clear()
-        self._main.clear()
-        self._ghosts.clear()
-        self._small_bytes = self._main_bytes = 0
+    def discard_all(self, unwanted: Callable[[V], bool]) -> None:
+        """Forget every value that is `unwanted`."""
+        for queue in (self._small, self._main):
+            for key in [key for key, slot in queue.items() if unwanted(slot.value)]:
+                self._take_out(key)
 
     def _take_out(self, key: str) -> int | None:
         """Remove `key`; its hits, None if it was not there."""

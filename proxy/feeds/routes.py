@@ -49,7 +49,7 @@ class FeedRoutes:
             key = _key(scope, nsid, request)
         except Rejected as error:
             return self._replies.reject(error, nsid, terms)
-        answer = await self._service.answer(key)
+        answer = await self._service.answer(key, (scope.get("client") or ("",))[0])
         if answer.held is None:
             assert answer.error is not None  # noqa: S101  (an answer has either)
             return self._replies.fail(answer, answer.error, key.nsid, terms)

@@ -5,19 +5,20 @@ from __future__ import annotations
 import asyncio
 import enum
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Literal
 
 from proxy.bluesky.appview import AppView
 from proxy.clock import Clock
 from proxy.errors import UpstreamError, UpstreamFailure, UpstreamUnavailable
-from proxy.feeds.fill import Caches, Failed, Filled, Filler, Outcome, Unshared, cursor_digest
+from proxy.feeds.fill import Alone, Caches, Failed, Filled, Filler, Outcome, Unshared, cursor_digest
 from proxy.feeds.flight import Flight, Flights
 from proxy.feeds.freshness import Freshness
 from proxy.feeds.held import Held
 from proxy.feeds.key import FeedKey
 from proxy.feeds.policy import FeedPolicy
-from proxy.resilience.limiter import Rank
+from proxy.resilience.limiter import Asker, Rank
 
 # How long a client waits for a refresh of a copy that is older than STALE_WHILE_REVALIDATE.
 OLD_PATIENCE_S: Final = 2.0
@@ -59,16 +60,24 @@ class FeedService:
     """Answers questions from the caches, and sees to it that the caches are filled."""
 
     def __init__(
-        self, filler: Filler, appview: AppView, caches: Caches, policy: FeedPolicy, clock: Clock
+        self,
+        filler: Filler,
+        appview: AppView,
+        caches: Caches,
+        policy: FeedPolicy,
+        clock: Clock,
+        *,
+        warming: Callable[[], bool],
     ) -> None:
         self._filler = filler
         self._appview = appview
         self._caches = caches
         self._policy = policy
         self._clock = clock
+        self._warming = warming  # whether level 2 may be about to answer
         max_age_s = policy.timeout_s + _WAIT_MARGIN_S
         self._loads: Flights[_Found] = Flights(clock, max_age_s=max_age_s, crashed=lambda _: _Found(None))
-        self._fills: Flights[Outcome] = Flights(clock, max_age_s=max_age_s, crashed=_crashed, after=_keep)
+        self._fills: Flights[Outcome] = Flights(clock, max_age_s=max_age_s, crashed=_crashed, after=_conclude)
         self._numbers = itertools.count()
         self._refreshes = 0
         self._given_up = False
@@ -78,19 +87,22 @@ class FeedService:
         held = self._caches.memory.get(key.digest)
         return None if held is None else self._as_held(key, held)
 
-    async def answer(self, key: FeedKey) -> Answer:
-        """The answer to `key`. Raises nothing: trouble is told in the answer."""
+    async def answer(self, key: FeedKey, client: str = "") -> Answer:
+        """The answer to `key`, for `client`. Raises nothing: trouble is told in the answer."""
         held = self._caches.memory.get(key.digest)
         if held is None or self._freshness(held) is Freshness.EXPIRED:
-            held = await self._load(key)
+            found = await self._find(key, client)
+            if isinstance(found, Answer):
+                return found
+            held = found
         if held is not None and (answer := self._as_held(key, held)) is not None:
             return answer
         state = Freshness.EXPIRED if held is None else self._freshness(held)
         if key.digest in self._caches.unshared:
-            return await self._answer_alone(key, held, state)
+            return await self._answer_alone(key, held, state, client)
         if held is None or state is Freshness.EXPIRED:
-            return await self._miss(key, held)
-        return await self._refreshed(key, held)
+            return await self._miss(key, held, client)
+        return await self._refreshed(key, held, client)
 
     def _as_held(self, key: FeedKey, held: Held) -> Answer | None:
         """The answer that `held` is, unless it is too old or not for everyone."""
@@ -111,6 +123,11 @@ class FeedService:
         """Get ready for the first question; nothing comes of it if level 2 is not there yet."""
         await self._filler.warm_up()
 
+    def sweep(self) -> None:
+        """Something was purged: forget what is dead, and answer newcomers with nothing that began before."""
+        self._filler.sweep()
+        self._fills.detach()
+
     def give_up(self) -> None:
         """Answer everyone who still waits with what there is: this process is about to end."""
         self._given_up = True
@@ -124,6 +141,21 @@ class FeedService:
 
     def _freshness(self, held: Held) -> Freshness:
         return held.freshness(self._clock.steady(), self._policy.windows)
+
+    async def _find(self, key: FeedKey, client: str) -> Answer | Held | None:
+        """What level 2 has; if it has nothing, the answer of the upstream, which is asked in the same breath.
+
+        None if the upstream is not to be asked for this key as for others.
+        """
+        if key.digest in self._caches.unshared or self._caches.failing.current(key.digest) is not None:
+            return await self._load(key)
+        deadline = self._clock.steady() + self._policy.timeout_s
+        flight, started = self._join(key, None, self._asker(key, client))
+        outcome = await self._wait(flight, self._policy.timeout_s + _WAIT_MARGIN_S)
+        if isinstance(outcome, Filled) and outcome.status is None:
+            return outcome.held
+        answer = await self._told(key, outcome, client, started=started, fwd="uri-miss", fallback=None)
+        return await self._unless_loaded(key, answer, deadline) if answer.error is not None else answer
 
     async def _load(self, key: FeedKey) -> Held | None:
         """What level 2 has; many who ask at once cause one look-up."""
@@ -151,7 +183,7 @@ class FeedService:
         """One refresh in the background. The place is taken before anything is awaited."""
         if self._refreshes >= MAX_REFRESHES:
             return
-        flight, started = self._join(key, held, Rank.REFRESH)
+        flight, started = self._join(key, held, Asker(Rank.REFRESH))
         if started and flight.task is not None:
             self._refreshes += 1
             flight.task.add_done_callback(self._refresh_done)
@@ -159,18 +191,18 @@ class FeedService:
     def _refresh_done(self, _task: object) -> None:
         self._refreshes -= 1
 
-    async def _refreshed(self, key: FeedKey, held: Held) -> Answer:
+    async def _refreshed(self, key: FeedKey, held: Held, client: str) -> Answer:
         """A copy that is old: a refresh if it comes soon, else the copy."""
         trouble = self._trouble(key)
         if trouble is not None:
             return _stale(held, trouble)
-        flight, started = self._join(key, held, Rank.REFRESH)
+        flight, started = self._join(key, held, Asker(Rank.REFRESH))
         outcome = await self._wait(flight, OLD_PATIENCE_S)
         if isinstance(outcome, Failed):
             return _stale(held, outcome.error)
-        return await self._told(key, outcome, started=started, fwd="stale", fallback=held)
+        return await self._told(key, outcome, client, started=started, fwd="stale", fallback=held)
 
-    async def _miss(self, key: FeedKey, held: Held | None) -> Answer:
+    async def _miss(self, key: FeedKey, held: Held | None, client: str) -> Answer:
         """Nothing to serve: the upstream decides. `held` is a negative answer that has expired, if any."""
         deadline = self._clock.steady() + self._policy.timeout_s
         failing = self._caches.failing.current(key.digest)
@@ -179,16 +211,16 @@ class FeedService:
             failed = _failed(failing.error, retry_after_s=left_s, detail="failing")
             return await self._unless_loaded(key, failed, deadline)
         gone = held if held is not None and held.entry.negative else None
-        flight, started = self._join(key, gone, self._rank(key))
+        flight, started = self._join(key, gone, self._asker(key, client))
         outcome = await self._wait(flight, self._policy.timeout_s + _WAIT_MARGIN_S)
-        answer = await self._told(key, outcome, started=started, fwd="uri-miss", fallback=None)
+        answer = await self._told(key, outcome, client, started=started, fwd="uri-miss", fallback=None)
         return await self._unless_loaded(key, answer, deadline) if answer.error is not None else answer
 
     async def _unless_loaded(self, key: FeedKey, failed: Answer, deadline: float) -> Answer:
         """An error, unless a store that is still loading turns out to have a copy before `deadline`."""
 
         def worth_waiting() -> bool:
-            return self._caches.shared.warming and not self._given_up and self._clock.steady() < deadline
+            return self._warming() and not self._given_up and self._clock.steady() < deadline
 
         while worth_waiting():
             await asyncio.sleep(_LOADING_POLL_S)
@@ -205,35 +237,36 @@ class FeedService:
         self,
         key: FeedKey,
         outcome: Outcome,
+        client: str,
         *,
         started: bool,
         fwd: Literal["uri-miss", "stale"],
         fallback: Held | None,
     ) -> Answer:
         match outcome:
-            case Filled(held, None, _):
+            case Filled(held, None):
                 return Answer(served=Served.HIT, held=held)
-            case Filled(held, status, _):
+            case Filled(held, status, followed):
                 return Answer(
                     served=Served.FORWARDED,
                     held=held,
                     fwd=fwd,
                     fwd_status=status,
                     stored=True,
-                    collapsed=not started,
+                    collapsed=followed or not started,
                 )
             case Unshared(held, reason) if started:
                 return Answer(
                     served=Served.FORWARDED, held=held, fwd=fwd, fwd_status=held.entry.status, detail=reason
                 )
-            case Unshared():
+            case Unshared() | Alone():
                 # Meant for another: this one asks for itself.
                 state = Freshness.EXPIRED if fallback is None else self._freshness(fallback)
-                return await self._answer_alone(key, fallback, state)
+                return await self._answer_alone(key, fallback, state, client)
             case Failed(error):
                 return _failed(error, collapsed=not started) if fallback is None else _stale(fallback, error)
 
-    async def _answer_alone(self, key: FeedKey, held: Held | None, state: Freshness) -> Answer:
+    async def _answer_alone(self, key: FeedKey, held: Held | None, state: Freshness, client: str) -> Answer:
         """A question whose answers must not be shared: each asker has a flight of its own."""
         copy = held if state is not Freshness.EXPIRED else None
         trouble = self._trouble(key)
@@ -241,15 +274,15 @@ class FeedService:
             return _failed(trouble) if copy is None else _stale(copy, trouble)
 
         async def fly() -> Outcome:
-            return await self._filler.fill(key, copy, self._rank(key))
+            return await self._filler.fill(key, copy, self._asker(key, client), alone=True)
 
         flight, _ = self._fills.join(f"{key.digest}#{next(self._numbers)}", fly)
         outcome = await self._wait(flight, self._policy.timeout_s + _WAIT_MARGIN_S)
         fwd: Literal["uri-miss", "stale"] = "uri-miss" if copy is None else "stale"
-        return await self._told(key, outcome, started=True, fwd=fwd, fallback=copy)
+        return await self._told(key, outcome, client, started=True, fwd=fwd, fallback=copy)
 
-    def _join(self, key: FeedKey, held: Held | None, rank: Rank) -> tuple[Flight[Outcome], bool]:
-        return self._fills.join(key.digest, lambda: self._filler.fill(key, held, rank))
+    def _join(self, key: FeedKey, held: Held | None, asker: Asker) -> tuple[Flight[Outcome], bool]:
+        return self._fills.join(key.digest, lambda: self._filler.fill(key, held, asker))
 
     async def _wait(self, flight: Flight[Outcome], timeout_s: float) -> Outcome:
         try:
@@ -257,11 +290,11 @@ class FeedService:
         except UpstreamError as error:
             return Failed(error.bare())
 
-    def _rank(self, key: FeedKey) -> Rank:
+    def _asker(self, key: FeedKey, client: str) -> Asker:
         cursor = key.cursor
         if cursor is None or cursor_digest(cursor) in self._caches.cursors:
-            return Rank.MISS
-        return Rank.DOUBTFUL
+            return Asker(Rank.MISS, client)
+        return Asker(Rank.DOUBTFUL, client)
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,9 +302,9 @@ class _Found:
     held: Held | None
 
 
-async def _keep(outcome: Outcome) -> None:
-    if isinstance(outcome, Filled) and outcome.keep is not None:
-        await outcome.keep()
+async def _conclude(outcome: Outcome) -> None:
+    if not isinstance(outcome, Alone) and outcome.conclude is not None:
+        await outcome.conclude()
 
 
 def _crashed(error: Exception) -> Outcome:

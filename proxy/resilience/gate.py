@@ -1,7 +1,7 @@
 """The gate before the read upstream: nobody calls it but through here.
 
 It joins the rate limit, the concurrency bound, the breaker and the "not before" that the upstream asked for.
-`Gate` is what callers see; `LocalGate` keeps its state in this process.
+`Gate` is what callers see; `LocalGate` keeps its state in this process, `FleetGate` in the store.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Protocol
 from proxy.clock import Clock
 from proxy.errors import UpstreamUnavailable
 from proxy.resilience.breaker import Admission, Breaker, BreakerPolicy, Phase, Ticket
-from proxy.resilience.limiter import Bucket, Rank, Rate, ahead_of, next_rank
+from proxy.resilience.limiter import Asker, Bucket, Rank, Rate, ahead_of, next_rank
 
 # A client waits this long for an instant the upstream named; beyond it, it is told when to come back.
 PATIENCE_S = 1.0
@@ -39,8 +39,8 @@ class Gate(Protocol):
     def forward(self) -> AbstractAsyncContextManager[Pass]:
         """Leave for one forward, from the breaker. Raises UpstreamUnavailable while it is open."""
 
-    def attempt(self, rank: Rank, deadline: float) -> AbstractAsyncContextManager[None]:
-        """A turn for one request, which must come while half of the time to `deadline` is left.
+    def attempt(self, leave: Pass, asker: Asker, deadline: float) -> AbstractAsyncContextManager[None]:
+        """A turn for one request of a forward, which must come while half of the time to `deadline` is left.
 
         `deadline` is a steady instant. Raises UpstreamUnavailable with the time to come back when no turn
         comes in time: a request sent in the last moment would time out, and its upstream be blamed for it.
@@ -133,9 +133,9 @@ class LocalGate:
                 self._refuse_waiting(self._left_alone)
 
     @asynccontextmanager
-    async def attempt(self, rank: Rank, deadline: float) -> AsyncIterator[None]:
-        """See Gate."""
-        await self._wait_for_turn(rank, deadline)
+    async def attempt(self, _leave: Pass, asker: Asker, deadline: float) -> AsyncIterator[None]:
+        """See Gate. The misses of all clients stand in one queue."""
+        await self._wait_for_turn(asker.rank, deadline)
         try:
             yield
         finally:
@@ -171,7 +171,9 @@ class LocalGate:
         held_s = self._not_before - now
         if held_s > PATIENCE_S or now + held_s > latest:
             raise self._told_to_wait()
-        wait_s = self._bucket.wait_s(self._policy.rate, now, ahead_of(rank, self._queues.counts()))
+        wait_s = self._bucket.wait_s(
+            self._policy.rate, now, ahead_of(rank, self._queues.counts(), self._queues.last)
+        )
         if now + wait_s > latest:
             raise self._budget_spent(rank)
 
@@ -197,7 +199,9 @@ class LocalGate:
 
     def _budget_spent(self, rank: Rank) -> UpstreamUnavailable:
         now = self._clock.steady()
-        wait_s = self._bucket.wait_s(self._policy.rate, now, ahead_of(rank, self._queues.counts()))
+        wait_s = self._bucket.wait_s(
+            self._policy.rate, now, ahead_of(rank, self._queues.counts(), self._queues.last)
+        )
         return UpstreamUnavailable("the budget of upstream requests is spent", retry_after_s=max(1.0, wait_s))
 
     def _let_in(self) -> None:

@@ -15,6 +15,14 @@ class Rank(enum.IntEnum):
     DOUBTFUL = 2  # a miss whose cursor no stored answer has handed out
 
 
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """Who wants a turn. `client` is for whom: the misses of different clients take turns."""
+
+    rank: Rank
+    client: str = ""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rate:
     """`per_s` requests a second in the long run, `burst` at once after a pause."""
@@ -63,11 +71,15 @@ def next_rank(waiting: Mapping[Rank, int], last: Rank) -> Rank | None:
     return Rank.DOUBTFUL if waiting.get(Rank.DOUBTFUL, 0) else None
 
 
-def ahead_of(rank: Rank, waiting: Mapping[Rank, int]) -> int:
-    """How many of those `waiting` will go before a newcomer of `rank`, if nobody else comes."""
+def ahead_of(rank: Rank, waiting: Mapping[Rank, int], last: Rank, place: int | None = None) -> int:
+    """How many of those `waiting` go before one of `rank`, if nobody else comes.
+
+    `place` counts from 0 within the rank; without it, it is the next newcomer's. `last` is who went last.
+    """
+    place = waiting.get(rank, 0) if place is None else place
     refreshes, misses = waiting.get(Rank.REFRESH, 0), waiting.get(Rank.MISS, 0)
     if rank is Rank.REFRESH:
-        return refreshes + min(misses, refreshes + 1)
+        return place + min(misses, place + (last is Rank.REFRESH))
     if rank is Rank.MISS:
-        return misses + min(refreshes, misses + 1)
-    return refreshes + misses + waiting.get(Rank.DOUBTFUL, 0)
+        return place + min(refreshes, place + (last is not Rank.REFRESH))
+    return place + refreshes + misses

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import hiredis
@@ -47,13 +47,14 @@ AWAY: Final = (
 
 @dataclass(slots=True, eq=False)
 class Call:
-    """A script with what it is given; `answer` is set once, to what came back or to the error."""
+    """A script with what it is given; `tell` is called once, with what came back or with the error."""
 
     script: Script
     keys: Sequence[str]
     args: Sequence[Any]
-    answer: asyncio.Future[Any] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    tell: Callable[[Any], None]
     in_full: bool = False  # the server does not know the script yet
+    settled: bool = False
 
     def command(self) -> tuple[Any, ...]:
         """What is sent."""
@@ -61,26 +62,39 @@ class Call:
         return (*how, len(self.keys), *self.keys, *self.args)
 
     def settle(self, answer: Any) -> None:
-        """Hand over the answer, unless nobody waits for it any more."""
-        if self.answer.done():
-            return
-        if isinstance(answer, BaseException):
-            self.answer.set_exception(answer)
-        else:
-            self.answer.set_result(answer)
+        """Hand over the answer, unless that was done before."""
+        if not self.settled:
+            self.settled = True
+            self.tell(answer)
+
+
+def put(future: asyncio.Future[Any], answer: Any) -> None:
+    """Give `future` the answer, or the error that came instead, unless nobody waits for it any more."""
+    if future.done():
+        return
+    if isinstance(answer, BaseException):
+        future.set_exception(answer)
+    else:
+        future.set_result(answer)
 
 
 async def send(servers: Servers, calls: Sequence[Call], timeout_s: float) -> None:
-    """Send `calls`, whose keys are all in one slot, together, and settle each of them.
+    """Send `calls` together, to each server what is for it, and settle each of them.
 
-    `timeout_s` is for each answer; twice as long is for everything, connecting included. Never raises,
-    unless cancelled: then what was sent may yet be carried out.
+    The keys of one call are all in one slot. `timeout_s` is for each answer; twice as long is for everything,
+    connecting included. Never raises, unless cancelled: then what was sent may yet be carried out.
     """
-    key, unsettled = calls[0].keys[0], calls
+    unsettled = calls
     try:
         async with asyncio.timeout(2 * timeout_s):
             for _ in range(_MAX_HOPS):
-                unsettled = await _exchange(servers, key, unsettled, timeout_s)
+                parts = await _by_server(servers, unsettled)
+                if len(parts) > 1:
+                    async with asyncio.TaskGroup() as group:
+                        for part in parts:
+                            group.create_task(send(servers, part, timeout_s))
+                    return
+                unsettled = await _exchange(servers, unsettled, timeout_s)
                 if not unsettled:
                     return
         raise RedisConnectionError("sent from server to server")
@@ -121,11 +135,19 @@ def heed_cancellation() -> None:
         raise asyncio.CancelledError
 
 
-async def _exchange(servers: Servers, key: str, calls: Sequence[Call], timeout_s: float) -> Sequence[Call]:
-    """Settle `calls`, except for those that are to be sent again, which are returned."""
+async def _by_server(servers: Servers, calls: Sequence[Call]) -> list[list[Call]]:
+    """`calls`, apart by where they are to go."""
+    parts: dict[int, list[Call]] = {}
+    for call in calls:
+        parts.setdefault(id(await servers.pool_of(call.keys[0])), []).append(call)
+    return list(parts.values())
+
+
+async def _exchange(servers: Servers, calls: Sequence[Call], timeout_s: float) -> Sequence[Call]:
+    """Settle `calls`, all for one server, except for those that are to be sent again, which are returned."""
     again: list[Call] = []
     demoted = False
-    async with connection_to(servers, key) as connection:
+    async with connection_to(servers, calls[0].keys[0]) as connection:
         # Ten times as fast as what the connection packs with by itself.
         await connection.send_packed_command(b"".join(hiredis.pack_command(call.command()) for call in calls))
         for call in calls:
@@ -135,7 +157,7 @@ async def _exchange(servers: Servers, key: str, calls: Sequence[Call], timeout_s
                 call.in_full = True
                 again.append(call)
             except MovedError as error:
-                if servers.moved(key, error.host or getattr(connection, "host", ""), error.port):
+                if servers.moved(call.keys[0], error.host or getattr(connection, "host", ""), error.port):
                     again.append(call)
                 else:
                     call.settle(ResponseError("this is a node of a cluster: name it by redis+cluster://"))

@@ -1,25 +1,32 @@
-"""The store of the read path: short timeouts, nothing sent twice, errors of our own."""
+"""The store of the read path: short timeouts, nothing sent twice, errors of our own.
+
+Calls that are made at the same time travel together, so that a busy process costs few round trips.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+import functools
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any, Final
 
 from pydantic import SecretStr
-from redis.exceptions import AuthenticationError, BusyLoadingError, RedisError
+from redis.exceptions import AuthenticationError, BusyLoadingError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from proxy.clock import Clock
-from proxy.errors import StoreRefused, StoreUnavailable
+from proxy.errors import StoreError, StoreRefused, StoreUnavailable
+from proxy.resilience.breaker import Ticket
 from proxy.store import subscription
-from proxy.store.calls import AWAY, MOVING, Call, send
+from proxy.store.calls import AWAY, MOVING, Call, put, send
 from proxy.store.guard import Guard
 from proxy.store.scripts import Script
 from proxy.store.servers import Servers, servers_of
 
 TIMEOUT_S: Final = 0.5
-MAX_TURNS: Final = 32
+# So many batches are under way at a time; what comes meanwhile makes up the next one.
+_BATCHES: Final = 4
+_MAX_BATCH: Final = 64
 # An embedded store starts together with the processes that use it.
 START_UP_S: Final = 3.0
 
@@ -31,7 +38,8 @@ class Store:
         self._servers = servers
         self._clock = clock
         self._guard = Guard(clock, "store")
-        self._turns = asyncio.Semaphore(MAX_TURNS)
+        self._calls: list[Call] = []
+        self._batches: set[asyncio.Task[None]] = set()
         self._born_at = clock.steady()
         self._loading: bool | None = None  # None: it has not answered yet
         self._refusals: dict[str, str] = {}  # by script, why its last run was refused
@@ -64,42 +72,65 @@ class Store:
         Raises StoreUnavailable when the store cannot be reached, is loading or takes more than half a
         second; StoreRefused when it says no.
         """
-        # Those who wait for a connection see at their turn whether it is still worth it.
-        async with self._turns:
-            ticket = self._guard.admit()
-            alive = False
-            call = Call(script, keys, args)
-            try:
-                await send(self._servers, [call], TIMEOUT_S)
-                answer = call.answer.result()
-                alive, self._loading = True, False
-            except AWAY as error:
-                alive = self._is_there(error)
-                raise StoreUnavailable(f"{type(error).__name__} in {script.name}") from error
-            except RedisError as error:
-                alive, self._loading = True, False
-                self._refusals[script.name] = f"{script.name}: {error}"
-                raise StoreRefused(self._refusals[script.name]) from error
-            finally:
-                self._guard.record(ticket, alive=alive)
-        self._refusals.pop(script.name, None)
-        return answer
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self.submit(script, keys, args, functools.partial(put, answer))
+        return await answer
+
+    def submit(
+        self, script: Script, keys: Sequence[str], args: Sequence[Any], tell: Callable[[Any], None]
+    ) -> None:
+        """Have `tell` called with the answer of `script`, or with the StoreError that `run` would raise.
+
+        Raises StoreUnavailable at once while the store is left alone.
+        """
+        ticket = self._guard.admit()
+        call = Call(script, keys, args, lambda answer: tell(self._settled(script, ticket, answer)))
+        self._calls.append(call)
+        if len(self._batches) < _BATCHES:
+            batch = asyncio.create_task(self._send_batches(), name="store batch")
+            self._batches.add(batch)
+            batch.add_done_callback(self._batches.discard)
 
     def listen(self, channel: str) -> AsyncGenerator[bytes | None]:
         """What is published on `channel`: see `subscription.listen`."""
         return subscription.listen(self._servers, channel)
 
     async def aclose(self) -> None:
-        """Close every connection."""
+        """Let go out what is under way, then close every connection."""
+        while self._batches:
+            await asyncio.wait(self._batches)
         await self._servers.aclose()
 
-    def _is_there(self, error: Exception) -> bool:
+    async def _send_batches(self) -> None:
+        while self._calls:
+            calls, self._calls = self._calls[:_MAX_BATCH], self._calls[_MAX_BATCH:]
+            await send(self._servers, calls, TIMEOUT_S)
+
+    def _settled(self, script: Script, ticket: Ticket, answer: Any) -> Any:
+        """What the caller is told of `answer`, and what it says of the store."""
+        if isinstance(answer, AWAY):
+            self._guard.record(ticket, alive=self._is_there(answer))
+            return _because(answer, StoreUnavailable(f"{type(answer).__name__} in {script.name}"))
+        self._loading = False
+        self._guard.record(ticket, alive=True)
+        if isinstance(answer, BaseException):
+            self._refusals[script.name] = f"{script.name}: {answer}"
+            return _because(answer, StoreRefused(self._refusals[script.name]))
+        self._refusals.pop(script.name, None)
+        return answer
+
+    def _is_there(self, error: BaseException) -> bool:
         """One that loads, wants a password or moves the key is there: it costs nothing to ask it again."""
         if isinstance(error, BusyLoadingError):
             self._loading = True
         elif self._loading and not isinstance(error, (RedisTimeoutError, TimeoutError)):
             self._loading = False  # it died of it
         return isinstance(error, (AuthenticationError, BusyLoadingError, *MOVING))
+
+
+def _because(cause: BaseException, error: StoreError) -> StoreError:
+    error.__cause__ = cause
+    return error
 
 
 def connect(url: SecretStr, clock: Clock) -> Store:

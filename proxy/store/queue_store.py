@@ -6,6 +6,7 @@ Calls that are made at the same time travel together, so that a busy worker cost
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any, Final
 
@@ -16,7 +17,7 @@ from proxy.clock import Clock
 from proxy.errors import StoreRefused, StoreUnavailable
 from proxy.resilience.breaker import Ticket
 from proxy.store import subscription
-from proxy.store.calls import AWAY, MOVING, Call, connection_to, heed_cancellation, read, send
+from proxy.store.calls import AWAY, MOVING, Call, connection_to, heed_cancellation, put, read, send
 from proxy.store.guard import Guard
 from proxy.store.scripts import Script
 from proxy.store.servers import Servers, servers_of
@@ -115,14 +116,14 @@ class QueueStore:
         return answer
 
     async def _queued(self, script: Script, key: str, args: Sequence[Any]) -> Any:
-        call = Call(script, (key,), args)
-        self._calls.append(call)
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._calls.append(Call(script, (key,), args, functools.partial(put, answer)))
         if len(self._batches) < _BATCHES:
             batch = asyncio.create_task(self._send_batches(), name="queue batch")
             self._batches.add(batch)
             batch.add_done_callback(self._batches.discard)
         try:
-            return await call.answer
+            return await answer
         except _AWAY as error:
             if isinstance(error, AuthenticationError):
                 raise StoreRefused(f"{script.name}: {error}") from error

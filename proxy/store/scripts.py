@@ -20,9 +20,9 @@ class Script:
     sha: str
 
 
-def script(name: str) -> Script:
-    """The script lua/`name`.lua."""
-    return _script(name, _text(name))
+def script(name: str, *, libraries: Sequence[str] = ()) -> Script:
+    """The script lua/`name`.lua, behind the text of `libraries`, whose local functions it may then use."""
+    return _script(name, "\n".join(_text(part) for part in (*libraries, name)))
 
 
 def steps(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 
 class FakeClock:
     """Time stands still until told otherwise."""
@@ -24,3 +26,13 @@ class FakeClock:
     def step(self, seconds: float) -> None:
         """Set the clock on the wall, as an administrator or NTP does."""
         self._wall += seconds
+
+
+class RunningClock(FakeClock):
+    """Time goes on by itself, as the store's does, and is moved by hand besides."""
+
+    def steady(self) -> float:
+        return super().steady() + time.monotonic()
+
+    def wall(self) -> float:
+        return super().wall() + time.monotonic()

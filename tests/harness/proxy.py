@@ -42,10 +42,11 @@ class Proxy:
         self.settings = settings
 
     async def landed(self) -> None:
-        """Wait until nothing is under way: no flight, no write to level 2."""
+        """Wait until nothing is under way: no flight, no write to the store."""
+        kinds = ("flight ", "gate ", "store ")
         async with asyncio.timeout(20):
-            while flights := [t for t in asyncio.all_tasks() if t.get_name().startswith("flight ")]:
-                await asyncio.wait(flights)
+            while tasks := [task for task in asyncio.all_tasks() if task.get_name().startswith(kinds)]:
+                await asyncio.wait(tasks)
 
     async def pass_time(self, seconds: float) -> None:
         """Let time pass everywhere: for the proxy and for the store."""
@@ -68,9 +69,13 @@ async def running_proxy(
     store: StoreOfTest,
     *,
     clock: FakeClock | SystemClock | None = None,
+    patience_s: float = 5.0,
     **settings: object,
 ) -> AsyncIterator[Proxy]:
-    """A proxy with a generous budget, unless `settings` (names without prefix) say otherwise."""
+    """A proxy with a generous budget, unless `settings` (names without prefix) say otherwise.
+
+    It has patience with a store that is slow because the machine is.
+    """
     clock = clock or SystemClock()
     given = {
         "UPSTREAM": upstream_url,
@@ -84,7 +89,7 @@ async def running_proxy(
         **settings,
     }
     loaded = load_settings({f"FEEDPROXY_{name}": str(value) for name, value in given.items()})
-    async with web_app(loaded, clock, Process()) as web:
+    async with web_app(loaded, clock, Process(), patience_s=patience_s) as web:
         transport = httpx.ASGITransport(web.app, raise_app_exceptions=True)
         async with httpx.AsyncClient(transport=transport, base_url="http://proxy.test") as client:
             yield Proxy(client, clock, store, web, loaded)

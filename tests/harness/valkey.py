@@ -65,6 +65,10 @@ class StoreOfTest:
         self._client = redis.Redis.from_url(url)
 
     def keys(self) -> list[bytes]:
+        """Of the stored answers."""
+        return [key for key in self._all_keys() if key.endswith(b"}")]
+
+    def _all_keys(self) -> list[bytes]:
         return list(self._client.scan_iter(f"{self.namespace}:*", count=1000))
 
     def values(self) -> list[dict[bytes, bytes]]:
@@ -79,9 +83,13 @@ class StoreOfTest:
             self._client.hset(key, name, value)
 
     def let_time_pass(self, seconds: float) -> None:
-        """As if the store's clock had been set: answers are older, or from the future if negative."""
-        for key in self.keys():
-            self._client.hincrby(key, "arrived", round(-seconds * 1e6))
+        """As if the store's clock had been set: everything was longer ago, or is to come if negative."""
+        for key in self._all_keys():
+            if self._client.type(key) != b"hash":
+                continue
+            for name in self._client.hkeys(key):
+                if name.endswith(b"_at"):
+                    self._client.hincrby(key, name, round(-seconds * 1e6))
 
     def replace_by_text(self) -> None:
         for key in self.keys():
@@ -101,7 +109,7 @@ class StoreOfTest:
         self._client.save()
 
     def delete_all(self) -> None:
-        for key in self.keys():
+        for key in self._all_keys():
             self._client.delete(key)
 
     async def wait_for_keys(self, count: int) -> None:
@@ -109,6 +117,5 @@ class StoreOfTest:
         await until(lambda: len(self.keys()) >= count)
 
     def close(self) -> None:
-        for key in self.keys():
-            self._client.delete(key)
+        self.delete_all()
         self._client.close()

@@ -155,11 +155,11 @@ async def test_readers_notice_nothing_of_a_failover(sentinels, place, upstream):
         gone = sentinels.kill_master()
         master = await asyncio.to_thread(sentinels.wait_for_other, gone)
         await readers.some_more()
-        before = len(list(master.client.scan_iter(f"{place.namespace}:*", count=10_000)))
+        before = len(list(master.client.scan_iter(f"{place.namespace}:feed:*}}", count=10_000)))
 
         async def more_is_stored():
             await readers.some_more()
-            return len(list(master.client.scan_iter(f"{place.namespace}:*", count=10_000))) > before
+            return len(list(master.client.scan_iter(f"{place.namespace}:feed:*}}", count=10_000))) > before
 
         await until(more_is_stored)
         assert proxy.web.reading.store.reachable
@@ -241,11 +241,11 @@ async def test_a_node_of_a_cluster_dies_under_readers_and_posts(nodes, place, up
         stored = QueueOfTest(f"redis://:{ESCAPED}@127.0.0.1:{new.port}", place.namespace)
         with contextlib.closing(stored):
             await all_published(cms, world, stored)
-        held = len(nodes.keys(f"{place.namespace}:feed:*"))
+        held = len(nodes.keys(f"{place.namespace}:feed:*}}"))
 
         async def more_is_stored():
             await readers.some_more()
-            return len(nodes.keys(f"{place.namespace}:feed:*")) > held
+            return len(nodes.keys(f"{place.namespace}:feed:*}}")) > held
 
         await until(more_is_stored)
     assert set(readers.statuses) == {200}

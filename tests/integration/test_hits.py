@@ -187,7 +187,7 @@ async def test_what_was_replaced_is_not_served(ways, upstream):
 
 
 async def test_what_is_forgotten_is_not_served(ways):
-    ways.proxy.web.reading.caches.memory.clear()
+    ways.proxy.web.reading.caches.memory.discard_all(lambda _: True)
     assert await ways.taken(head(*BROWSER)) == 0
 
 

@@ -94,9 +94,10 @@ async def test_clocks_are_set_over_a_restart(upstream, store, step_s):
 
 
 @pytest.mark.parametrize("step_s", [-86_400, -3600, 3600, 86_400])
-async def test_clocks_are_set_under_load(start, upstream, clock, step_s):
+async def test_clocks_are_set_under_load(start, upstream, store, clock, step_s):
     async with start(clock=clock, CACHE_TTL=100) as proxy:
         await proxy.get(feed())
+        await store.wait_for_keys(1)
         stop = asyncio.Event()
         ages = []
 
@@ -152,7 +153,7 @@ async def test_without_the_store_feeds_are_served_from_memory(upstream, store):
         ("meta", b"{"),
         ("meta", b"[]"),
         ("meta", b'{"key":"another"}'),
-        ("arrived", b"yesterday"),
+        ("arrived_at", b"yesterday"),
     ],
 )
 async def test_what_cannot_be_understood_in_the_store_is_a_miss(upstream, store, field, value):

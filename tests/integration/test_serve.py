@@ -142,7 +142,7 @@ def stored(data_dir: Path) -> int | None:
     """How many feeds lie in the embedded store; None while it does not say."""
     with redis.Redis(unix_socket_path=str(socket_path(data_dir))) as client:
         try:
-            return sum(1 for _ in client.scan_iter("feedproxy:feed:*", count=1000))
+            return sum(1 for _ in client.scan_iter("feedproxy:feed:*}", count=1000))
         except redis.RedisError:
             return None
 

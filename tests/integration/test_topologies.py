@@ -22,7 +22,7 @@ from proxy.clock import SystemClock
 from proxy.errors import StoreRefused, StoreUnavailable
 from proxy.resilience.limiter import Rate
 from proxy.resilience.pace import LocalPace, SharedPace
-from proxy.store import subscription
+from proxy.store import connection, subscription
 from proxy.store.connection import connect
 from proxy.store.persistence import persistence_of
 from proxy.store.queue_store import connect_queue
@@ -97,6 +97,9 @@ async def test_scripts_run_once_also_where_they_are_not_known_yet(place):
         counted, key = new_script(), f"{place.namespace}:{{q}}:x"
         together = await asyncio.gather(*(queue_store.run(counted, key, []) for _ in range(100)))
         assert sorted(together) == list(range(1, 101))
+        counted, keys = new_script(), [f"{place.namespace}:{{{number}}}:y" for number in range(50)]
+        scattered = await asyncio.gather(*(store.run(counted, [key], []) for key in keys for _ in range(3)))
+        assert sorted(scattered) == [1] * 50 + [2] * 50 + [3] * 50
 
 
 async def test_every_script_of_the_queue_runs(place):
@@ -158,7 +161,8 @@ async def _taken(pace):
     return await pace.take("pds.test", "main") == 0
 
 
-async def test_a_feed_outlives_the_process(place, upstream):
+async def test_a_feed_outlives_the_process(place, upstream, monkeypatch):
+    monkeypatch.setattr(connection, "TIMEOUT_S", 10.0)  # nothing is lost because the machine is slow
     async with running_proxy(upstream.url, place) as proxy:
         for number in range(10):
             await proxy.get(feed(f"a{number}.test"))

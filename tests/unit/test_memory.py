@@ -30,17 +30,16 @@ class MemoryMachine(RuleBasedStateMachine):
         found = self.cache.get(key)
         assert found is None or found == self.model[key]
 
-    @rule(key=keys)
-    def discard(self, key):
-        self.cache.discard(key)
-        self.model.pop(key, None)
-        assert self.cache.get(key) is None
-
-    @rule()
-    def clear(self):
-        self.cache.clear()
-        assert self.cache.size_bytes == 0
-        assert len(self.cache) == 0
+    @rule(remainder=st.integers(0, 3))
+    def discard_all(self, remainder):
+        self.cache.discard_all(lambda number: number % 3 == remainder or remainder == 3)
+        for key, number in list(self.model.items()):
+            if number % 3 == remainder or remainder == 3:
+                del self.model[key]
+                assert self.cache.get(key) is None
+        if remainder == 3:
+            assert self.cache.size_bytes == 0
+            assert len(self.cache) == 0
 
     @invariant()
     def bounded(self):

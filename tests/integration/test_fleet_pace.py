@@ -1,0 +1,240 @@
+"""One budget, one breaker, one wish to be left alone for all processes around a store."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+
+import redis
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from harness.fleet import everywhere, fleet
+from harness.proxy import feed
+from harness.upstream import Response, xrpc_error
+from proxy.resilience.breaker import Admission, Breaker, BreakerPolicy
+from proxy.resilience.limiter import Rank, ahead_of, next_rank
+from proxy.store.scripts import script
+
+
+async def test_the_budget_is_the_fleets(upstream, store):
+    """Four processes on more cold keys than the budget carries: no window has more than it allows."""
+    per_s, burst, window_s = 20, 6, 1.0
+    limits = {"UPSTREAM_RPS": per_s, "UPSTREAM_BURST": burst, "UPSTREAM_TIMEOUT": 4}
+    async with fleet(4, upstream.url, store, **limits) as proxies:
+        asked = (proxies[n % 4].get(feed(f"a{n}.test")) for n in range(80))
+        answers = await asyncio.gather(*asked)
+    assert {answer.status_code for answer in answers} <= {200, 503, 504}
+    at = sorted(request.at for request in upstream.requests)
+    assert len(at) >= burst + per_s * window_s, "the budget was not used"
+    busiest = max(sum(start <= each < start + window_s for each in at) for start in at)
+    assert busiest <= burst + per_s * window_s + 2
+
+
+async def test_one_is_told_to_wait_and_nobody_calls(upstream, store, clock):
+    async with fleet(3, upstream.url, store, clock=clock) as proxies:
+        upstream.answer = lambda _: xrpc_error(429, "RateLimitExceeded", headers={"Retry-After": "30"})
+        assert (await proxies[0].get(feed())).status_code == 503
+        upstream.answer = upstream.feed
+        await proxies[0].landed()
+        asked = upstream.count
+        for number, proxy in enumerate(proxies):
+            refused = await proxy.get(feed(f"a{number}.test"))
+            assert refused.status_code == 503
+            assert 25 <= int(refused.headers["retry-after"]) <= 30
+        assert upstream.count == asked
+        await proxies[0].pass_time(31)
+        for number, proxy in enumerate(proxies):
+            assert (await proxy.get(feed(f"b{number}.test"))).status_code == 200
+
+
+async def test_the_breaker_and_its_probe_are_the_fleets(upstream, store, clock):
+    upstream.answer = lambda _: Response(close=True)
+    limits = {"BREAKER_THRESHOLD": 3, "BREAKER_COOLDOWN": 60, "RETRY_MAX": 1}
+    async with fleet(3, upstream.url, store, clock=clock, **limits) as proxies:
+        for number, proxy in enumerate(proxies):
+            assert (await proxy.get(feed(f"a{number}.test"))).status_code == 502
+        await proxies[0].landed()
+        refused = await everywhere(proxies, 2, feed("b.test"), feed("c.test"))
+        assert {answer.status_code for answer in refused} == {503}
+        assert upstream.count == 3
+        await proxies[0].pass_time(61)
+        upstream.answer = lambda _: Response(close=True, delay_s=0.1)
+        await asyncio.gather(*(proxy.get(feed(f"d{n}.test")) for n, proxy in enumerate(proxies * 3)))
+        assert upstream.count == 4, "one probe, no more"
+        await proxies[0].pass_time(61)
+        upstream.answer = upstream.feed
+        assert (await proxies[1].get(feed("e.test"))).status_code == 200
+        await proxies[0].landed()
+        for number, proxy in enumerate(proxies):
+            assert (await proxy.get(feed(f"f{number}.test"))).status_code == 200
+
+
+async def test_the_concurrency_bound_is_the_fleets(upstream, store):
+    running = peak = 0
+
+    def slow(request):
+        nonlocal running, peak
+        running += 1
+        peak = max(peak, running)
+        asyncio.get_running_loop().call_later(0.03, leave)
+        return Response(body=upstream.feed(request).body, delay_s=0.03)
+
+    def leave():
+        nonlocal running
+        running -= 1
+
+    upstream.answer = slow
+    async with fleet(3, upstream.url, store, UPSTREAM_CONCURRENCY=4) as proxies:
+        answers = await asyncio.gather(*(proxies[n % 3].get(feed(f"a{n}.test")) for n in range(30)))
+    assert {answer.status_code for answer in answers} == {200}
+    assert peak == 4
+
+
+class Scripts:
+    """The gate's scripts, called one by one, on a gate into which no token falls but when a test lets it."""
+
+    BURST = 4
+    HOUR_US = 3_600_000_000
+    POLICY = BreakerPolicy(threshold=3, cooldown_s=600.0, probe_s=300.0)
+
+    def __init__(self, url):
+        self._client = redis.Redis.from_url(url)
+        parts = ("gate", "slots", "refreshes", "misses", "doubtful", "due", "rounds")
+        self._keys = [f"oracle:{{{uuid.uuid4().hex}}}:{part}" for part in parts]
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_exc):
+        self._client.delete(*self._keys)
+        self._client.close()
+
+    def call(self, name, *args):
+        what = script(name, libraries=("gate",))
+        return self._client.eval(what.text, len(self._keys), *self._keys, self.HOUR_US, *args)[5:]
+
+    def enter(self, name, rank, client="one", place=b"", concurrency=1000):
+        rate_and_bound = (1e-9, self.BURST, concurrency)
+        patience = (self.HOUR_US, 1_000_000, self.HOUR_US)
+        said, *more = self.call(
+            "gate_enter", name, int(rank), client, 10**18, "0", *rate_and_bound, *patience, "nowhere", place
+        )
+        return said == b"go", more[1] if len(more) == 2 else b""
+
+    def leave(self, name):
+        self.call("gate_leave", name, 1000, "nowhere")
+
+    def refill(self, tokens):
+        if (had := self._client.hget(self._keys[0], "tokens")) is not None:
+            self._client.hset(self._keys[0], "tokens", min(self.BURST, float(had) + tokens))
+
+    def pass_time(self, seconds):
+        if self._client.hexists(self._keys[0], "refuse_until_at"):
+            self._client.hincrby(self._keys[0], "refuse_until_at", -round(seconds * 1e6))
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(st.just("ask"), st.sampled_from(Rank)),
+            st.tuples(st.just("again"), st.integers(0, 30)),
+            st.tuples(st.just("leave"), st.integers(0, 30)),
+            st.tuples(st.just("refill"), st.integers(1, 3)),
+        ),
+        max_size=40,
+    )
+)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_turns_are_given_as_the_pure_limiter_says(valkey_url, steps):
+    waiting: dict[Rank, list[str]] = {rank: [] for rank in Rank}
+    places: dict[str, bytes] = {}
+    tokens, last = float(Scripts.BURST), Rank.MISS
+
+    def counts():
+        return {rank: len(names) for rank, names in waiting.items()}
+
+    with Scripts(valkey_url) as scripts:
+        for number, (step, what) in enumerate(steps):
+            everyone = [(rank, name) for rank, names in waiting.items() for name in names]
+            if step == "refill":
+                scripts.refill(what)
+                tokens = min(Scripts.BURST, tokens + what)
+                continue
+            if step == "ask":
+                rank, name = what, f"w{number}"
+                waiting[rank].append(name)
+            elif everyone:
+                rank, name = everyone[what % len(everyone)]
+            else:
+                continue
+            if step == "leave":
+                scripts.leave(name)
+                waiting[rank].remove(name)
+                continue
+            ahead = ahead_of(rank, counts(), last, waiting[rank].index(name))
+            went, places[name] = scripts.enter(name, rank, place=places.get(name, b""))
+            assert went == (tokens >= ahead + 1)
+            if went:
+                if ahead == 0:
+                    assert rank is next_rank(counts(), last)
+                waiting[rank].remove(name)
+                tokens, last = tokens - 1, rank
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.just(("admit", None)),
+            st.tuples(st.just("end"), st.tuples(st.integers(0, 9), st.sampled_from([True, False, None]))),
+            st.tuples(st.just("pass"), st.sampled_from([1.0, 299.0, 301.0, 599.0, 601.0])),
+        ),
+        max_size=40,
+    )
+)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_the_breaker_does_as_the_pure_one(valkey_url, steps):
+    breaker, now, under_way = Breaker(), 0.0, []
+    policy = Scripts.POLICY
+    with Scripts(valkey_url) as scripts:
+        for step, what in steps:
+            if step == "pass":
+                now += what
+                scripts.pass_time(what)
+            elif step == "admit":
+                breaker, ticket = breaker.admit(now, policy)
+                [said] = scripts.call("gate_admit", round(policy.probe_s * 1e6))
+                assert said.decode() == ticket.admission.value
+                if ticket.admission is not Admission.REFUSE:
+                    under_way.append(ticket)
+            elif under_way:
+                index, alive = what
+                ticket = under_way.pop(index % len(under_way))
+                if alive is None:
+                    breaker = breaker.abandon(ticket, now)
+                else:
+                    breaker = breaker.record(ticket, now, policy, alive=alive)
+                told = "" if alive is None else str(int(alive))
+                limits = (policy.threshold, round(policy.cooldown_s * 1e6), "nowhere")
+                scripts.call("gate_record", ticket.probe, told, *limits)
+
+
+def test_misses_of_different_clients_take_turns(valkey_url):
+    with Scripts(valkey_url) as scripts:
+        for number in range(Scripts.BURST):
+            assert scripts.enter(f"first{number}", Rank.MISS, "greedy")[0]
+        for number in range(10):
+            assert not scripts.enter(f"greedy{number}", Rank.MISS, "greedy")[0]
+        for name in ("a", "b"):
+            assert not scripts.enter(name, Rank.MISS, name)[0]
+        scripts.refill(3)
+        gone = [name for name in ("greedy0", "a", "b", "greedy1") if scripts.enter(name, Rank.MISS)[0]]
+    assert gone == ["greedy0", "a", "b"]
+
+
+def test_a_slot_dies_with_its_holder(valkey_url):
+    with Scripts(valkey_url) as scripts:
+        assert scripts.enter("holder", Rank.MISS, concurrency=1)[0]
+        assert not scripts.enter("other", Rank.MISS, concurrency=1)[0]
+        scripts.call("gate_beat", -1, "holder")  # as if it had been silent for longer than a slot lives
+        assert scripts.enter("other", Rank.MISS, concurrency=1)[0]
