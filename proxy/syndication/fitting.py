@@ -121,7 +121,9 @@ def _part_end(text: str, room: Size) -> int:
     for end in _word_ends(text, ends):
         if _is_sound(text, whole, end):
             return end
-    return ends[-1]  # within a link that is longer than a part
+    # A word too long for a part: cut before the link that it ends with, or within a link that fits no part.
+    starts = [entity.start for entity in whole if entity.start < ends[-1] < entity.end]
+    return starts[0] if starts and starts[0] in possible and starts[0] > 0 else ends[-1]
 
 
 def _is_sound(text: str, whole: tuple[Entity, ...], end: int) -> bool:
