@@ -13,29 +13,32 @@ an environment of their own, made from PyPI in a temporary place. Rounds are int
 
 from __future__ import annotations
 
-import argparse
+import contextlib
+import itertools
 import json
-import os
-import platform
-import signal
+import select
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 import venv
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import redis
 
+from tests.benchmarks.table import options, show
 from tests.harness.redis_servers import RedisServer, redis_server
 
 PEERS = ("taskiq==0.13.0", "taskiq-redis==1.2.4", "streaq==7.2.0", "uvloop==0.23.0", "hiredis==3.5.0")
 DURABILITY = ("--appendonly", "yes", "--appendfsync", "everysec", "--auto-aof-rewrite-percentage", "0")
+JOBS = 3000
 CONCURRENCY = 100
 LEASE_S = 10.0
 GIVE_UP_S = 60.0
+NEVER = f"not within {GIVE_UP_S:g} s"
 HERE = Path(__file__).parent
 ROWS = {
     "enqueue p50, ms": "enqueue_p50_ms",
@@ -56,9 +59,9 @@ class Contestant:
         self.measured: dict[str, list[float | None]] = {key: [] for key in ROWS.values()}
         self._command = command
 
-    def start(self, what: str, url: str, *numbers: float) -> subprocess.Popen[str]:
+    def start(self, what: str, url: str, *numbers: float) -> subprocess.Popen[bytes]:
         words = [*self._command, what, url, *(f"{number:g}" for number in numbers)]
-        return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0)
 
     def tell(self, what: str, url: str, *numbers: float) -> dict[str, Any]:
         """What the command says in its last line."""
@@ -78,14 +81,7 @@ class Contestant:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--jobs", type=int, default=3000)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--rescues", type=int, default=1, help="how often a worker is killed")
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
+    chosen = options(__doc__ or "", rounds=5)
     with tempfile.TemporaryDirectory(prefix="fp-bench-") as directory:
         peer = install_peers(Path(directory))
         # -P: the peers want the `queue` of the standard library, not this file.
@@ -95,16 +91,15 @@ def main() -> None:
             Contestant("streaq", peer, "-P", str(HERE / "queue_streaq.py")),
         ]
         with redis_server("valkey-9", *DURABILITY) as server:
-            for number in range(options.rounds):
+            for number in range(chosen.rounds):
                 for contestant in contestants:
-                    say(f"round {number + 1} of {options.rounds}: {contestant.name}")
-                    measure(contestant, server, options.jobs)
-            for _ in range(options.rescues):
-                for contestant in contestants:
-                    say(f"SIGKILL: {contestant.name}")
-                    contestant.note("rescue_s", rescue_s(contestant, server))
-                    empty(server)
-    report(contestants, options)
+                    say(f"round {number + 1} of {chosen.rounds}: {contestant.name}")
+                    measure(contestant, server)
+            for contestant in contestants:
+                say(f"SIGKILL: {contestant.name}")
+                contestant.note("rescue_s", rescue_s(contestant, server))
+                empty(server)
+    show(f"Queue: {JOBS} jobs; Valkey 9, append-only file, everysec", list(rows(contestants)), chosen.json)
 
 
 def install_peers(directory: Path) -> str:
@@ -116,43 +111,63 @@ def install_peers(directory: Path) -> str:
     return str(python)
 
 
-def measure(contestant: Contestant, server: RedisServer, jobs: int) -> None:
+def measure(contestant: Contestant, server: RedisServer) -> None:
     for clients, label, drain, delay_s in (
         (1, "", "drain_noop_per_s", 0.0),
         (16, "_16", "drain_20ms_per_s", 0.02),
     ):
-        took_s = sorted(contestant.tell("enqueue", server.url, jobs, clients)["took_s"])
+        took_s = sorted(contestant.tell("enqueue", server.url, 0, JOBS, clients)["took_s"])
         contestant.note(f"enqueue{label}_p50_ms", took_s[len(took_s) // 2] * 1000)
         contestant.note(f"enqueue{label}_p99_ms", took_s[int(len(took_s) * 0.99)] * 1000)
-        contestant.note(drain, contestant.tell("drain", server.url, jobs, delay_s, CONCURRENCY)["per_s"])
+        contestant.note(drain, contestant.tell("drain", server.url, JOBS, delay_s, CONCURRENCY)["per_s"])
         empty(server)
 
 
 def rescue_s(contestant: Contestant, server: RedisServer) -> float | None:
     """How long a job lies after its worker's SIGKILL; None if it still does when we lose patience."""
-    contestant.tell("enqueue", server.url, 1, 1)
-    first = contestant.start("hold", server.url, LEASE_S)
-    assert first.stdout is not None
-    json.loads(first.stdout.readline())
-    # The other is there before; it would otherwise have the time of its start on top.
-    second = contestant.start("hold", server.url, LEASE_S)
-    assert second.stdout is not None
-    os.set_blocking(second.stdout.fileno(), False)
-    time.sleep(3)
-    first.send_signal(signal.SIGKILL)
-    killed_at = time.time()
-    first.wait()
+    numbers = itertools.count(1)
+
+    def new_job() -> None:
+        contestant.tell("enqueue", server.url, next(numbers), 1, 1)
+
+    contestant.tell("enqueue", server.url, 0, 1, 1)
+    with ended(contestant.start("hold", server.url, LEASE_S)) as first:
+        begun(first, GIVE_UP_S)
+        # The other is at work before; it would otherwise have the time of its start on top.
+        with ended(contestant.start("hold", server.url, LEASE_S)) as second:
+            give_up_at = time.time() + GIVE_UP_S
+            while begun(second, 0.5) is None and time.time() < give_up_at:
+                new_job()
+            first.kill()
+            killed_at = time.time()
+            while time.time() < killed_at + GIVE_UP_S:
+                job = begun(second, 0.5)
+                if job is None:
+                    new_job()  # for who looks for lost ones only then
+                elif job["number"] == "0":
+                    return job["began_at"] - killed_at
+    return None
+
+
+@contextlib.contextmanager
+def ended(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+    """The process has come to its end when the block has."""
     try:
-        while time.time() < killed_at + GIVE_UP_S:
-            line = second.stdout.readline()
-            if line:
-                return json.loads(line)["began_at"] - killed_at
-            contestant.tell("enqueue", server.url, 2, 1)  # new jobs, for who looks only then
-            time.sleep(0.5)
-        return None
+        yield process
     finally:
-        second.kill()
-        second.wait()
+        process.kill()
+        process.communicate()
+
+
+def begun(process: subprocess.Popen[bytes], patience_s: float) -> dict[str, Any] | None:
+    """The next job that the process says it has begun, None if there is none in time."""
+    assert process.stdout is not None
+    if not select.select([process.stdout], [], [], patience_s)[0]:
+        return None
+    line = process.stdout.readline()
+    if not line:
+        raise SystemExit("a worker has ended by itself")
+    return json.loads(line)
 
 
 def empty(server: RedisServer) -> None:
@@ -161,37 +176,14 @@ def empty(server: RedisServer) -> None:
         client.flushall()
 
 
-def report(contestants: list[Contestant], options: argparse.Namespace) -> None:
+def rows(contestants: list[Contestant]) -> Iterator[dict[str, object]]:
+    """One for each number, with ours beside the better peer's."""
     ours, *peers = contestants
-    say(
-        f"\n{machine()}; Valkey 9, append-only file, everysec;"
-        f" medians of {options.rounds} rounds, {options.jobs} jobs\n"
-    )
-    say("| | " + " | ".join(one.name for one in contestants) + " | ours : better peer |")
-    say("|---|" + "---:|" * (len(contestants) + 1))
-    ratios = {}
     for title, key in ROWS.items():
         known = [value for peer in peers if (value := peer.median(key)) is not None]
-        own = ours.median(key)
-        best = (max if key.endswith("per_s") else min)(known, default=None)
-        ratios[key] = own / best if own is not None and best else None
-        cells = [shown(one.median(key)) for one in contestants]
-        say(f"| {title} | " + " | ".join(cells) + f" | {shown(ratios[key])} |")
-    if options.json:
-        measured = {one.name: one.measured for one in contestants}
-        document = {"machine": machine(), "durability": "everysec", "measured": measured, "ratios": ratios}
-        options.json.write_text(json.dumps(document, indent=1))
-
-
-def shown(value: float | None) -> str:
-    if value is None:
-        return f"not within {GIVE_UP_S:g} s"
-    return f"{value:.0f}" if value >= 100 else f"{value:.2f}"
-
-
-def machine() -> str:
-    load = os.getloadavg()[0]
-    return f"{os.cpu_count()} CPUs, {platform.machine()}, Python {platform.python_version()}, load {load:.1f}"
+        own, best = ours.median(key), (max if key.endswith("per_s") else min)(known, default=None)
+        row = {one.name: NEVER if (value := one.median(key)) is None else value for one in contestants}
+        yield {"": title, **row, "ours : better peer": own / best if own is not None and best else "-"}
 
 
 def say(line: str) -> None:

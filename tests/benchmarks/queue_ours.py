@@ -1,8 +1,8 @@
 """The queue of this project, as its benchmark drives it, one process a command.
 
-- `enqueue URL COUNT CLIENTS` prints {"took_s": [...]};
+- `enqueue URL FIRST COUNT CLIENTS` enqueues the jobs from number FIRST on and prints {"took_s": [...]};
 - `drain URL COUNT DELAY_S CONCURRENCY` prints {"per_s": ...}, from the first job's begin to the last one's;
-- `hold URL LEASE_S` prints {"began_at": ...} whenever job 0 begins, which it never ends.
+- `hold URL LEASE_S` prints {"number": ..., "began_at": ...} for each job that begins, and never ends job 0.
 """
 
 import asyncio
@@ -13,6 +13,7 @@ import time
 import uuid
 from dataclasses import replace
 
+import structlog
 import uvloop
 
 from proxy.clock import SystemClock
@@ -29,9 +30,9 @@ def post(number):
     return submission(f"{number}", accounts=(ACCOUNTS[number % len(ACCOUNTS)],), **free)
 
 
-async def enqueue(url, count, at_a_time):
+async def enqueue(url, first, count, at_a_time):
     took = []
-    numbers = iter(range(count))
+    numbers = iter(range(first, first + count))
 
     async def client(queue):
         for number in numbers:
@@ -82,8 +83,8 @@ async def drain(url, count, delay_s, concurrency):
 
 async def hold(url, lease_s):
     async def publish(_delivery, post, _lease):
+        print(json.dumps({"number": post.id, "began_at": time.time()}), flush=True)
         if post.id == "0":
-            print(json.dumps({"began_at": time.time()}), flush=True)
             await asyncio.Event().wait()
         return Published(uri="at://did:plc:x/app.bsky.feed.post/x", cid="x")
 
@@ -92,10 +93,12 @@ async def hold(url, lease_s):
 
 
 if __name__ == "__main__":
+    # Standard output is for what is measured.
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     what, url, *rest = sys.argv[1:]
     numbers = [float(word) for word in rest]
     if what == "enqueue":
-        uvloop.run(enqueue(url, int(numbers[0]), int(numbers[1])))
+        uvloop.run(enqueue(url, *map(int, numbers)))
     elif what == "drain":
         uvloop.run(drain(url, int(numbers[0]), numbers[1], int(numbers[2])))
     else:

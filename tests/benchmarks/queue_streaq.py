@@ -16,7 +16,7 @@ def worker_of(url, **options):
     return Worker(redis_url=url, queue_name="bench", handle_signals=False, **options)
 
 
-async def enqueue(url, count, at_a_time):
+async def enqueue(url, first, count, at_a_time):
     worker = worker_of(url)
 
     @worker.task(name="noop", ttl=0)
@@ -24,7 +24,7 @@ async def enqueue(url, count, at_a_time):
         pass
 
     took = []
-    numbers = iter(range(count))
+    numbers = iter(range(first, first + count))
 
     async def client():
         for number in numbers:
@@ -57,13 +57,13 @@ async def drain(url, count, delay_s, concurrency):
 
 
 async def hold(url, lease_s, *, seconds):
-    """Say when a job begins, and be busy with it for that long."""
+    """Say when a job begins, and be busy with job 0 for that long."""
     worker = worker_of(url, concurrency=4, idle_timeout=lease_s)
 
     @worker.task(name="noop", ttl=0)
     async def work(number, payload):
+        print(json.dumps({"number": number, "began_at": time.time()}), flush=True)
         if number == "0":
-            print(json.dumps({"began_at": time.time()}), flush=True)
             await asyncio.sleep(seconds)
 
     await worker.run_async()
@@ -73,7 +73,7 @@ if __name__ == "__main__":
     what, url, *rest = sys.argv[1:]
     numbers = [float(word) for word in rest]
     if what == "enqueue":
-        uvloop.run(enqueue(url, int(numbers[0]), int(numbers[1])))
+        uvloop.run(enqueue(url, *map(int, numbers)))
     elif what == "drain":
         uvloop.run(drain(url, int(numbers[0]), numbers[1], int(numbers[2])))
     else:

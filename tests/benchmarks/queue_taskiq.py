@@ -17,12 +17,12 @@ def broker_of(url, **options):
     return RedisStreamBroker(url, queue_name="bench", consumer_id="0", **options)
 
 
-async def enqueue(url, count, at_a_time):
+async def enqueue(url, first, count, at_a_time):
     broker = broker_of(url)
     task = broker.register_task(noop, task_name="noop")
     await broker.startup()
     took = []
-    numbers = iter(range(count))
+    numbers = iter(range(first, first + count))
 
     async def client():
         for number in numbers:
@@ -68,12 +68,12 @@ async def run(broker, concurrency, over):
 
 
 async def hold(url, lease_s, *, seconds):
-    """Say when a job begins, and be busy with it for that long."""
+    """Say when a job begins, and be busy with job 0 for that long."""
     broker = broker_of(url, idle_timeout=int(lease_s * 1000))
 
     async def work(number, payload):
+        print(json.dumps({"number": number, "began_at": time.time()}), flush=True)
         if number == "0":
-            print(json.dumps({"began_at": time.time()}), flush=True)
             await asyncio.sleep(seconds)
 
     broker.register_task(work, task_name="noop")
@@ -84,7 +84,7 @@ if __name__ == "__main__":
     what, url, *rest = sys.argv[1:]
     numbers = [float(word) for word in rest]
     if what == "enqueue":
-        uvloop.run(enqueue(url, int(numbers[0]), int(numbers[1])))
+        uvloop.run(enqueue(url, *map(int, numbers)))
     elif what == "drain":
         uvloop.run(drain(url, int(numbers[0]), numbers[1], int(numbers[2])))
     else:
