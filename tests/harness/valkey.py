@@ -66,9 +66,10 @@ class StoreOfTest:
 
     def keys(self) -> list[bytes]:
         """Of the stored answers."""
-        return [key for key in self._all_keys() if key.endswith(b"}")]
+        return [key for key in self.every_key() if key.endswith(b"}")]
 
-    def _all_keys(self) -> list[bytes]:
+    def every_key(self) -> list[bytes]:
+        """Of this test's part of the store."""
         return list(self._client.scan_iter(f"{self.namespace}:*", count=1000))
 
     def values(self) -> list[dict[bytes, bytes]]:
@@ -84,7 +85,7 @@ class StoreOfTest:
 
     def let_time_pass(self, seconds: float) -> None:
         """As if the store's clock had been set: everything was longer ago, or is to come if negative."""
-        for key in self._all_keys():
+        for key in self.every_key():
             if self._client.type(key) != b"hash":
                 continue
             for name in self._client.hkeys(key):
@@ -109,7 +110,7 @@ class StoreOfTest:
         self._client.save()
 
     def delete_all(self) -> None:
-        for key in self._all_keys():
+        for key in self.every_key():
             self._client.delete(key)
 
     async def wait_for_keys(self, count: int) -> None:

@@ -62,15 +62,10 @@ async def taken(office, count=1):
     return leased
 
 
-def raw_keys(store):
-    """Every key of this test's part of the store."""
-    return store.keys()
-
-
 def fields_of(store, prefix):
     """What the queue holds under keys that begin so."""
     start = f"{store.namespace}:{{q}}:{prefix}".encode()
-    return [store._client.hgetall(key) for key in raw_keys(store) if key.startswith(start)]
+    return [store._client.hgetall(key) for key in store.every_key() if key.startswith(start)]
 
 
 async def test_a_post_comes_out_at_the_worker_as_it_went_in(office):
@@ -290,7 +285,7 @@ async def test_no_secret_is_in_the_store(office, store):
     await office.send(token="wrong-token-wrong-token")
     await office.send(idempotency_key="k")
     stored = b""
-    for key in raw_keys(store):
+    for key in store.every_key():
         stored += key + (store._client.dump(key) or b"")
     assert b"A title" in stored
     for secret in (*SECRETS.values(), "wrong-token-wrong-token"):

@@ -10,7 +10,7 @@ from harness.newsroom import Newsroom
 from harness.upstream import Response, xrpc_error
 from harness.waiting import until
 from proxy.bluesky import wire
-from proxy.syndication import publisher
+from proxy.syndication import records
 
 COOLDOWN_S = 900
 BOTH = {"blog": ["main"], "news": ["side"]}
@@ -47,7 +47,7 @@ async def other_posts(room, host, count, start=0):
 
 async def test_a_server_that_says_nothing_takes_nothing_from_others(room, monkeypatch):
     """No answer at all comes to account A, whatever B does: so B waits for nothing of it."""
-    for module in (wire, publisher):
+    for module in (wire, records):
         monkeypatch.setattr(module, "REQUEST_TIMEOUT_S", 3600)
     async with room.host(sites=BOTH, WORKER_CONCURRENCY=2, LEASE_S=3600) as host, host.working():
         await host.until_shown((await host.send(host.post("first"))).json(), status="completed")
