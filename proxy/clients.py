@@ -17,29 +17,42 @@ _LOOPBACK: Final = (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network(":
 
 
 @dataclass(frozen=True, slots=True)
+class Client:
+    """Who asks: `name` is what limits count it by. `exempt`: it may cause upstream requests without limit."""
+
+    name: str
+    exempt: bool = False
+
+
+# We ourselves.
+NOBODY: Final = Client("", exempt=True)
+
+
+@dataclass(frozen=True, slots=True)
 class Trust:
-    """Whose X-Forwarded-For is believed: peers of this host, unix sockets, and `networks` of proxies."""
+    """Whose X-Forwarded-For is believed: peers of this host, unix sockets, and `networks` of proxies.
+
+    Clients in the networks `exempt` are free of the limit on upstream requests.
+    """
 
     networks: Sequence[IpNetwork] = ()
+    exempt: Sequence[IpNetwork] = ()
 
     def trusts(self, address: IpAddress) -> bool:
         """Whether `address` is a proxy that speaks for others."""
-        return any(
-            address.version == network.version and address in network
-            for network in (*_LOOPBACK, *self.networks)
-        )
+        return _is_in(address, (*_LOOPBACK, *self.networks))
 
-    def client_of(self, peer: str | None, forwarded: Iterable[str]) -> str:
-        """The name of who sends a request: the rightmost address that is not trusted, else the leftmost.
+    def client_of(self, peer: str | None, forwarded: Iterable[str]) -> Client:
+        """Who sends a request: the rightmost address that is not trusted, else the leftmost.
 
         `peer` is the connection's other end (None: a unix socket), `forwarded` are the X-Forwarded-For
         headers in their order. What is no address ends the row: the proxy that passed it on is the client.
         """
         address = None if peer is None else address_of(peer)
         if address is None and peer is not None:
-            return peer
+            return Client(peer)
         if address is not None and not self.trusts(address):
-            return name_of(address)
+            return self._client(address)
         for hop in reversed(",".join(forwarded).rsplit(",", MAX_HOPS)[-MAX_HOPS:]):
             before = address_of(hop)
             if before is None:
@@ -47,7 +60,10 @@ class Trust:
             address = before
             if not self.trusts(address):
                 break
-        return "" if address is None else name_of(address)
+        return Client("") if address is None else self._client(address)
+
+    def _client(self, address: IpAddress) -> Client:
+        return Client(name_of(address), _is_in(address, self.exempt))
 
 
 def address_of(text: str) -> IpAddress | None:
@@ -63,6 +79,10 @@ def address_of(text: str) -> IpAddress | None:
         return None
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
     return mapped or address
+
+
+def _is_in(address: IpAddress, networks: Iterable[IpNetwork]) -> bool:
+    return any(address.version == network.version and address in network for network in networks)
 
 
 def name_of(address: IpAddress) -> str:

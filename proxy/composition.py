@@ -152,12 +152,13 @@ async def reading(
         stack.push_async_callback(service.close, _LANDING_S)
         manner = _manner(settings)
         replies = Replies(manner, clock)
+        trust = Trust(settings.trusted_proxies, settings.client_exempt)
         hits = Hits(service, caches.memory, replies, clock)
         yield Reading(
             service=service,
             hits=hits,
             rules=rules,
-            route=Mount("/xrpc", FeedRoutes(service, replies, hits, manner)),
+            route=Mount("/xrpc", FeedRoutes(service, replies, hits, manner, trust)),
             admin=AdminRoutes(purges, service, clock, token=_plain(settings.admin_token)).routes(),
             store=store,
             link=link,
@@ -316,6 +317,7 @@ def _gate_policy(settings: Settings, share: float = 1.0) -> GatePolicy:
         concurrency=max(
             min(2, settings.upstream_concurrency), math.floor(settings.upstream_concurrency * share)
         ),
+        client_per_min=max(1, math.floor(settings.client_misses_per_min * share)),
         breaker=BreakerPolicy(
             threshold=settings.breaker_threshold,
             cooldown_s=settings.breaker_cooldown,

@@ -80,6 +80,13 @@ class UpstreamUnavailable(UpstreamError):
     status = 503
 
 
+class ShareSpent(UpstreamUnavailable):
+    """The client has caused as many upstream requests as one client may for now; others may ask."""
+
+    code = "RateLimitExceeded"
+    status = 429
+
+
 class UpstreamTimeout(UpstreamError):
     """The upstream did not answer within the flight's deadline."""
 

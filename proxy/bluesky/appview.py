@@ -109,11 +109,16 @@ class AppView:
         """Seconds for which every question would be refused at once."""
         return self._gate.closed_for_s()
 
+    def spent_for_s(self, asker: Asker) -> float:
+        """Seconds for which `asker` is known to have spent its share."""
+        return self._gate.spent_for_s(asker)
+
     async def ask(self, target: str, headers: Mapping[str, str], asker: Asker, deadline: float) -> Reply:
         """Ask for `target` (path and query) until the steady instant `deadline`.
 
         Must run in a task that nobody cancels. Raises UpstreamUnavailable (not asked, or told to come back
-        later), UpstreamTimeout, or UpstreamFailure (any other trouble).
+        later; ShareSpent if that is because of its client), UpstreamTimeout, or UpstreamFailure (any other
+        trouble).
         """
         async with self._gate.forward() as leave:
             attempt = 1

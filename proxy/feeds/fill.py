@@ -14,7 +14,7 @@ from typing import Final
 
 from proxy.bluesky.appview import AppView, Reply
 from proxy.clock import Clock
-from proxy.errors import StoreError, UpstreamError, UpstreamFailure, UpstreamUnavailable
+from proxy.errors import ShareSpent, StoreError, UpstreamError, UpstreamFailure, UpstreamUnavailable
 from proxy.feeds.entry import Entry, compressed, dids_in
 from proxy.feeds.failing import FailingKeys
 from proxy.feeds.freshness import Freshness, initial_age
@@ -170,7 +170,13 @@ class Filler:
                 self._purges.names_of(key, held.entry.dids if held is not None else {})
             )
             found, followed = await self._leases.seek(
-                key, known_stamp=known_stamp, floor=floor, rank=asker.rank, deadline=deadline
+                key,
+                known_stamp=known_stamp,
+                floor=floor,
+                rank=asker.rank,
+                deadline=deadline,
+                # Who would be refused must not keep others waiting.
+                may_lead=self._appview.spent_for_s(asker) <= 0,
             )
             if not isinstance(found, Loaded) or self._is_better(key, found, held):
                 return found, followed
@@ -339,7 +345,9 @@ class Filler:
         async def conclude() -> None:
             self._leases.drop(flight.lead)
             if not _is_of_the_question(error):
-                await self._caches.shared.release(key, flight.lead, error)
+                # What one client may not do, its followers may.
+                told = None if isinstance(error, ShareSpent) else error
+                await self._caches.shared.release(key, flight.lead, told)
                 return
             left_s = await self._caches.shared.fail(key, flight.lead, error)
             if left_s is not None:

@@ -52,16 +52,25 @@ class Leases:
         news.subscribe(KIND, self._heard)
 
     async def seek(
-        self, key: FeedKey, *, known_stamp: str, floor: int, rank: Rank, deadline: float
+        self,
+        key: FeedKey,
+        *,
+        known_stamp: str,
+        floor: int,
+        rank: Rank,
+        deadline: float,
+        may_lead: bool = True,
     ) -> tuple[Found, bool]:
         """An answer other than the one with `known_stamp`, or leave to ask for it; and whether we followed.
 
+        Who may not lead has leave without a lease when there is nobody to follow.
         Waits for whoever leads until the steady instant `deadline`. Raises UpstreamTimeout.
         """
         followed = False
         while True:
             with self._following(key.digest) as news:
-                seen = await self._shared.look(key, uuid.uuid4().hex, known_stamp=known_stamp, floor=floor)
+                token = uuid.uuid4().hex if may_lead else ""
+                seen = await self._shared.look(key, token, known_stamp=known_stamp, floor=floor)
                 if not isinstance(seen, Led):
                     return self._taken(key, seen), followed
                 followed = True

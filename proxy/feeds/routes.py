@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from starlette.types import Receive, Scope, Send
 
+from proxy.clients import Client, Trust
 from proxy.errors import Rejected
 from proxy.feeds.headers import Manner, preflight
 from proxy.feeds.hits import Hits
@@ -23,11 +24,14 @@ _TARGET = re.compile(rb"/xrpc/([A-Za-z0-9.-]{1,320})/?")
 class FeedRoutes:
     """The ASGI application under /xrpc."""
 
-    def __init__(self, service: FeedService, replies: Replies, hits: Hits, manner: Manner) -> None:
+    def __init__(
+        self, service: FeedService, replies: Replies, hits: Hits, manner: Manner, trust: Trust
+    ) -> None:
         self._service = service
         self._replies = replies
         self._hits = hits
         self._manner = manner
+        self._trust = trust
 
     async def __call__(self, scope: Scope, _receive: Receive, send: Send) -> None:
         """Answer one request. Its body, if there is one, is not read."""
@@ -49,13 +53,18 @@ class FeedRoutes:
             key = _key(scope, nsid, request)
         except Rejected as error:
             return self._replies.reject(error, nsid, terms)
-        answer = await self._service.answer(key, (scope.get("client") or ("",))[0])
+        answer = await self._service.answer(key, self._client(scope, request))
         if answer.held is None:
             assert answer.error is not None  # noqa: S101  (an answer has either)
             return self._replies.fail(answer, answer.error, key.nsid, terms)
         if answer.served in _HITS and scope["method"] == "GET":
             self._hits.learn(_target(scope), key)
         return self._replies.serve(answer, answer.held, key.nsid, terms)
+
+    def _client(self, scope: Scope, request: Mapping[str, str]) -> Client:
+        peer = scope.get("client")
+        forwarded = request.get("x-forwarded-for")
+        return self._trust.client_of(peer[0] if peer else None, [] if forwarded is None else [forwarded])
 
 
 def _headers_of(scope: Scope) -> dict[str, str]:

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from proxy.bluesky.appview import AppView
+from proxy.clients import NOBODY, Client
 from proxy.clock import Clock
-from proxy.errors import UpstreamError, UpstreamFailure, UpstreamUnavailable
+from proxy.errors import ShareSpent, UpstreamError, UpstreamFailure, UpstreamUnavailable
 from proxy.feeds.fill import Alone, Caches, Failed, Filled, Filler, Outcome, Unshared, cursor_digest
 from proxy.feeds.flight import Flight, Flights
 from proxy.feeds.freshness import Freshness
@@ -87,7 +88,7 @@ class FeedService:
         held = self._caches.memory.get(key.digest)
         return None if held is None else self._as_held(key, held)
 
-    async def answer(self, key: FeedKey, client: str = "") -> Answer:
+    async def answer(self, key: FeedKey, client: Client = NOBODY) -> Answer:
         """The answer to `key`, for `client`. Raises nothing: trouble is told in the answer."""
         held = self._caches.memory.get(key.digest)
         if held is None or self._freshness(held) is Freshness.EXPIRED:
@@ -142,7 +143,7 @@ class FeedService:
     def _freshness(self, held: Held) -> Freshness:
         return held.freshness(self._clock.steady(), self._policy.windows)
 
-    async def _find(self, key: FeedKey, client: str) -> Answer | Held | None:
+    async def _find(self, key: FeedKey, client: Client) -> Answer | Held | None:
         """What level 2 has; if it has nothing, the answer of the upstream, which is asked in the same breath.
 
         None if the upstream is not to be asked for this key as for others.
@@ -150,8 +151,7 @@ class FeedService:
         if key.digest in self._caches.unshared or self._caches.failing.current(key.digest) is not None:
             return await self._load(key)
         deadline = self._clock.steady() + self._policy.timeout_s
-        flight, started = self._join(key, None, self._asker(key, client))
-        outcome = await self._wait(flight, self._policy.timeout_s + _WAIT_MARGIN_S)
+        outcome, started = await self._fly(key, None, client)
         if isinstance(outcome, Filled) and outcome.status is None:
             return outcome.held
         answer = await self._told(key, outcome, client, started=started, fwd="uri-miss", fallback=None)
@@ -183,7 +183,7 @@ class FeedService:
         """One refresh in the background. The place is taken before anything is awaited."""
         if self._refreshes >= MAX_REFRESHES:
             return
-        flight, started = self._join(key, held, Asker(Rank.REFRESH))
+        flight, started = self._join(key, held, self._refresher(key))
         if started and flight.task is not None:
             self._refreshes += 1
             flight.task.add_done_callback(self._refresh_done)
@@ -191,18 +191,18 @@ class FeedService:
     def _refresh_done(self, _task: object) -> None:
         self._refreshes -= 1
 
-    async def _refreshed(self, key: FeedKey, held: Held, client: str) -> Answer:
+    async def _refreshed(self, key: FeedKey, held: Held, client: Client) -> Answer:
         """A copy that is old: a refresh if it comes soon, else the copy."""
         trouble = self._trouble(key)
         if trouble is not None:
             return _stale(held, trouble)
-        flight, started = self._join(key, held, Asker(Rank.REFRESH))
+        flight, started = self._join(key, held, self._refresher(key))
         outcome = await self._wait(flight, OLD_PATIENCE_S)
         if isinstance(outcome, Failed):
             return _stale(held, outcome.error)
         return await self._told(key, outcome, client, started=started, fwd="stale", fallback=held)
 
-    async def _miss(self, key: FeedKey, held: Held | None, client: str) -> Answer:
+    async def _miss(self, key: FeedKey, held: Held | None, client: Client) -> Answer:
         """Nothing to serve: the upstream decides. `held` is a negative answer that has expired, if any."""
         deadline = self._clock.steady() + self._policy.timeout_s
         failing = self._caches.failing.current(key.digest)
@@ -211,8 +211,7 @@ class FeedService:
             failed = _failed(failing.error, retry_after_s=left_s, detail="failing")
             return await self._unless_loaded(key, failed, deadline)
         gone = held if held is not None and held.entry.negative else None
-        flight, started = self._join(key, gone, self._asker(key, client))
-        outcome = await self._wait(flight, self._policy.timeout_s + _WAIT_MARGIN_S)
+        outcome, started = await self._fly(key, gone, client)
         answer = await self._told(key, outcome, client, started=started, fwd="uri-miss", fallback=None)
         return await self._unless_loaded(key, answer, deadline) if answer.error is not None else answer
 
@@ -237,7 +236,7 @@ class FeedService:
         self,
         key: FeedKey,
         outcome: Outcome,
-        client: str,
+        client: Client,
         *,
         started: bool,
         fwd: Literal["uri-miss", "stale"],
@@ -266,7 +265,9 @@ class FeedService:
             case Failed(error):
                 return _failed(error, collapsed=not started) if fallback is None else _stale(fallback, error)
 
-    async def _answer_alone(self, key: FeedKey, held: Held | None, state: Freshness, client: str) -> Answer:
+    async def _answer_alone(
+        self, key: FeedKey, held: Held | None, state: Freshness, client: Client
+    ) -> Answer:
         """A question whose answers must not be shared: each asker has a flight of its own."""
         copy = held if state is not Freshness.EXPIRED else None
         trouble = self._trouble(key)
@@ -281,6 +282,16 @@ class FeedService:
         fwd: Literal["uri-miss", "stale"] = "uri-miss" if copy is None else "stale"
         return await self._told(key, outcome, client, started=True, fwd=fwd, fallback=copy)
 
+    async def _fly(self, key: FeedKey, held: Held | None, client: Client) -> tuple[Outcome, bool]:
+        """What a flight for `key` brings, and whether `client` has started it."""
+        latest = self._clock.steady() + self._policy.timeout_s + _WAIT_MARGIN_S
+        while True:
+            flight, started = self._join(key, held, self._asker(key, client))
+            outcome = await self._wait(flight, max(0.0, latest - self._clock.steady()))
+            of_another = isinstance(outcome, Failed) and isinstance(outcome.error, ShareSpent) and not started
+            if not of_another:
+                return outcome, started
+
     def _join(self, key: FeedKey, held: Held | None, asker: Asker) -> tuple[Flight[Outcome], bool]:
         return self._fills.join(key.digest, lambda: self._filler.fill(key, held, asker))
 
@@ -290,11 +301,16 @@ class FeedService:
         except UpstreamError as error:
             return Failed(error.bare())
 
-    def _asker(self, key: FeedKey, client: str) -> Asker:
-        cursor = key.cursor
-        if cursor is None or cursor_digest(cursor) in self._caches.cursors:
-            return Asker(Rank.MISS, client)
-        return Asker(Rank.DOUBTFUL, client)
+    def _asker(self, key: FeedKey, client: Client) -> Asker:
+        rank = Rank.DOUBTFUL if self._is_doubtful(key) else Rank.MISS
+        return Asker(rank, client.name, pays=not client.exempt)
+
+    def _refresher(self, key: FeedKey) -> Asker:
+        """Nobody pays for a refresh; one of a page that nothing leads to must not get before others."""
+        return Asker(Rank.DOUBTFUL if self._is_doubtful(key) else Rank.REFRESH)
+
+    def _is_doubtful(self, key: FeedKey) -> bool:
+        return key.cursor is not None and cursor_digest(key.cursor) not in self._caches.cursors
 
 
 @dataclass(frozen=True, slots=True)

@@ -117,8 +117,8 @@ class SharedCache:
     async def look(self, key: FeedKey, token: str, *, known_stamp: str, floor: int) -> Seen:
         """What there is, unless it has `known_stamp`; else who asks the upstream.
 
-        That is we, under `token`, if nobody else does and nothing speaks against it. Another leader counts
-        only if it knew the purge `floor`.
+        That is we, under `token`, if nobody else does and nothing speaks against it; without a token, the
+        store does not hear of it. Another leader counts only if it knew the purge `floor`.
         """
 
         async def late(answer: Any) -> None:
@@ -254,7 +254,7 @@ def _marks(entry: Entry, as_of: int) -> dict[str, bytes]:
 
 
 def _seen(answer: Any, key: FeedKey, token: str) -> Seen | None:
-    """What `look_entry` answered; None for "there is nothing" and for an answer that cannot be read."""
+    """What `look_entry` answered; None for an answer that cannot be read."""
     now_us, what, *rest = answer
     match what:
         case b"entry":
@@ -266,7 +266,7 @@ def _seen(answer: Any, key: FeedKey, token: str) -> Seen | None:
             return Unshareable()
         case b"led":
             return Led(int(rest[0]) / 1e6)
-        case b"lead":
+        case b"lead" | b"none":
             return Lead(token)
         case _:
             return None

@@ -15,10 +15,11 @@ from contextlib import asynccontextmanager
 from typing import Any, Final
 
 from proxy.clock import Clock
-from proxy.errors import StoreError, UpstreamUnavailable
+from proxy.errors import ShareSpent, StoreError, UpstreamUnavailable
 from proxy.resilience.breaker import Admission, Breaker, Phase, Ticket
 from proxy.resilience.gate import PATIENCE_S, GatePolicy, LocalGate, Pass
 from proxy.resilience.limiter import Asker
+from proxy.resilience.shares import Spenders, share_spent
 from proxy.store.link import Link, Run
 from proxy.store.news import News
 from proxy.store.scripts import Script, script
@@ -51,11 +52,13 @@ class FleetGate:
         self._policy = policy
         self._alone = alone
         self._clock = clock
+        self._prefix = prefix
         self._keys = [f"{prefix}{part}" for part in _PARTS]
         longest_s = max(policy.breaker.cooldown_s, policy.breaker.probe_s)
         self._longest_us = _us(longest_s)
         self._breaker = Breaker()
         self._not_before = 0.0
+        self._spenders = Spenders()
         self._calling: set[str] = set()
         self._waiting: dict[str, asyncio.Event] = {}
         news.subscribe("turn", self._heard_turn)
@@ -72,6 +75,12 @@ class FleetGate:
             return self._alone.closed_for_s()
         now = self._clock.steady()
         return max(self._breaker.closed_for_s(now), self._not_before - now, 0.0)
+
+    def spent_for_s(self, asker: Asker) -> float:
+        """See Gate."""
+        if not self._link.in_step:
+            return self._alone.spent_for_s(asker)
+        return self._spenders.left_s(asker.client, self._clock.steady()) if asker.pays else 0.0
 
     def hold_off(self, wait_s: float) -> None:
         """See Gate."""
@@ -138,7 +147,10 @@ class FleetGate:
                 await self._run(_RECORD, args)
 
     async def _turn(self, leave: Pass, asker: Asker, deadline: float) -> str | None:
-        """A turn, waited for; None if the store is away. Raises UpstreamUnavailable."""
+        """A turn, waited for; None if the store is away. Raises ShareSpent, UpstreamUnavailable."""
+        spent_s = self.spent_for_s(asker)
+        if spent_s > 0:
+            raise share_spent(spent_s)
         now = self._clock.steady()
         latest = now + (deadline - now) / 2
         turn = uuid.uuid4().hex
@@ -150,6 +162,8 @@ class FleetGate:
                 what, *more = await self._enter(turn, leave, asker, latest, place)
                 if what == b"go":
                     return turn
+                if what == b"share":
+                    raise self._share_spent(asker, int(more[0]) / 1e6)
                 if what != b"wait":
                     raise self._refusal(what, more)
                 with contextlib.suppress(TimeoutError):
@@ -176,8 +190,14 @@ class FleetGate:
             *(turn, int(asker.rank), asker.client, _us(max(0.0, latest - self._clock.steady()))),
             *("1" if is_probe else "0", rate.per_s, rate.burst, self._policy.concurrency),
             *(_us(SLOT_S), _us(PATIENCE_S), _us(GRACE_S), self._channel, place),
+            self._policy.client_per_min if asker.pays else 0,
         ]
-        return self._mirror(await self._link.run(_ENTER, self._keys, [self._longest_us, *args], late=late))
+        keys = [*self._keys, f"{self._prefix}spent:{asker.client}"]
+        return self._mirror(await self._link.run(_ENTER, keys, [self._longest_us, *args], late=late))
+
+    def _share_spent(self, asker: Asker, wait_s: float) -> ShareSpent:
+        self._spenders.note(asker.client, self._clock.steady() + wait_s)
+        return share_spent(wait_s)
 
     def _refusal(self, what: Any, more: Sequence[Any]) -> UpstreamUnavailable:
         if what == b"breaker":

@@ -17,6 +17,7 @@ from proxy.clock import Clock
 from proxy.errors import UpstreamUnavailable
 from proxy.resilience.breaker import Admission, Breaker, BreakerPolicy, Phase, Ticket
 from proxy.resilience.limiter import Asker, Bucket, Rank, Rate, ahead_of, next_rank
+from proxy.resilience.shares import Shares, share_spent
 
 # A client waits this long for an instant the upstream named; beyond it, it is told when to come back.
 PATIENCE_S = 1.0
@@ -36,14 +37,18 @@ class Gate(Protocol):
     def closed_for_s(self) -> float:
         """Seconds for which every call would be refused at once; 0 when calls may go through."""
 
+    def spent_for_s(self, asker: Asker) -> float:
+        """Seconds for which the client of `asker` is known to have spent its share; 0 if it may have some."""
+
     def forward(self) -> AbstractAsyncContextManager[Pass]:
         """Leave for one forward, from the breaker. Raises UpstreamUnavailable while it is open."""
 
     def attempt(self, leave: Pass, asker: Asker, deadline: float) -> AbstractAsyncContextManager[None]:
         """A turn for one request of a forward, which must come while half of the time to `deadline` is left.
 
-        `deadline` is a steady instant. Raises UpstreamUnavailable with the time to come back when no turn
-        comes in time: a request sent in the last moment would time out, and its upstream be blamed for it.
+        `deadline` is a steady instant. Raises ShareSpent when the client that pays has caused too many
+        requests lately, UpstreamUnavailable when no turn comes in time, both with the time to come back: a
+        request sent in the last moment would time out, and its upstream be blamed for it.
         """
 
     def hold_off(self, wait_s: float) -> None:
@@ -52,10 +57,11 @@ class Gate(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatePolicy:
-    """The limits a gate keeps."""
+    """The limits a gate keeps. `client_per_min`: of requests in any minute that one client pays for."""
 
     rate: Rate
     concurrency: int
+    client_per_min: int
     breaker: BreakerPolicy
 
 
@@ -95,6 +101,7 @@ class LocalGate:
         self._not_before = 0.0
         self._running = 0
         self._queues = _Queues()
+        self._shares = Shares(policy.client_per_min)
         self._timer: asyncio.TimerHandle | None = None
 
     @property
@@ -106,6 +113,10 @@ class LocalGate:
         """See Gate."""
         now = self._clock.steady()
         return max(self._breaker.closed_for_s(now), self._not_before - now, 0.0)
+
+    def spent_for_s(self, asker: Asker) -> float:
+        """See Gate."""
+        return self._shares.spent_for_s(asker.client, self._clock.steady()) if asker.pays else 0.0
 
     def hold_off(self, wait_s: float) -> None:
         """See Gate."""
@@ -135,7 +146,18 @@ class LocalGate:
     @asynccontextmanager
     async def attempt(self, _leave: Pass, asker: Asker, deadline: float) -> AsyncIterator[None]:
         """See Gate. The misses of all clients stand in one queue."""
-        await self._wait_for_turn(asker.rank, deadline)
+        spent_s = self.spent_for_s(asker)
+        if spent_s > 0:
+            raise share_spent(spent_s)
+        paid_at = self._clock.steady()
+        if asker.pays:
+            self._shares.take(asker.client, paid_at)
+        try:
+            await self._wait_for_turn(asker.rank, deadline)
+        except BaseException:
+            if asker.pays:
+                self._shares.give_back(asker.client, paid_at)
+            raise
         try:
             yield
         finally:

@@ -17,10 +17,15 @@ class Rank(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Asker:
-    """Who wants a turn. `client` is for whom: the misses of different clients take turns."""
+    """Who wants a turn.
+
+    `client` is for whom: the misses of different clients take turns. `pays`: it has a share, of which this
+    turn is a part.
+    """
 
     rank: Rank
     client: str = ""
+    pays: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

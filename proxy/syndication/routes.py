@@ -86,7 +86,7 @@ class SyndicationRoutes:
     def _authorized(self, request: Request) -> Site:
         peer = request.client.host if request.client else None
         client = self._trust.client_of(peer, request.headers.getlist("x-forwarded-for"))
-        return self._tokens.site(client, request.headers.get("authorization"))
+        return self._tokens.site(client.name, request.headers.get("authorization"))
 
     async def _syndicate(self, request: Request, site: Site) -> ASGIApp:
         key = _idempotency_key(request)

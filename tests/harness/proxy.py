@@ -84,6 +84,7 @@ async def running_proxy(
         "UPSTREAM_RPS": 10_000,
         "UPSTREAM_BURST": 1000,
         "UPSTREAM_CONCURRENCY": 16,
+        "CLIENT_MISSES_PER_MIN": 1_000_000,
         "RETRY_BASE_MS": 1,
         "RETRY_CAP_MS": 5,
         **settings,

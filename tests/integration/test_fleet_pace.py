@@ -14,6 +14,7 @@ from harness.proxy import feed
 from harness.upstream import Response, xrpc_error
 from proxy.resilience.breaker import Admission, Breaker, BreakerPolicy
 from proxy.resilience.limiter import Rank, ahead_of, next_rank
+from proxy.resilience.shares import Shares
 from proxy.store.scripts import script
 
 
@@ -101,26 +102,48 @@ class Scripts:
     def __init__(self, url):
         self._client = redis.Redis.from_url(url)
         parts = ("gate", "slots", "refreshes", "misses", "doubtful", "due", "rounds")
-        self._keys = [f"oracle:{{{uuid.uuid4().hex}}}:{part}" for part in parts]
+        self._prefix = f"oracle:{{{uuid.uuid4().hex}}}:"
+        self._keys = [f"{self._prefix}{part}" for part in parts]
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_exc):
-        self._client.delete(*self._keys)
+        self._client.delete(*self._keys, *self._client.keys(self._spent("*")))
         self._client.close()
 
-    def call(self, name, *args):
+    def call(self, name, *args, more_keys=()):
         what = script(name, libraries=("gate",))
-        return self._client.eval(what.text, len(self._keys), *self._keys, self.HOUR_US, *args)[5:]
+        keys = (*self._keys, *more_keys)
+        return self._client.eval(what.text, len(keys), *keys, self.HOUR_US, *args)[5:]
 
-    def enter(self, name, rank, client="one", place=b"", concurrency=1000):
+    def ask(self, name, rank, client="one", place=b"", concurrency=1000, per_min=0):
+        """What is said to who asks for a turn."""
         rate_and_bound = (1e-9, self.BURST, concurrency)
         patience = (self.HOUR_US, 1_000_000, self.HOUR_US)
-        said, *more = self.call(
-            "gate_enter", name, int(rank), client, 10**18, "0", *rate_and_bound, *patience, "nowhere", place
-        )
+        given = (*rate_and_bound, *patience, "nowhere", place, per_min)
+        who = (name, int(rank), client, 10**18, "0")
+        return self.call("gate_enter", *who, *given, more_keys=[self._spent(client)])
+
+    def enter(self, name, rank, client="one", place=b"", concurrency=1000):
+        """Whether a turn is given, else the place in the queue."""
+        said, *more = self.ask(name, rank, client, place, concurrency)
         return said == b"go", more[1] if len(more) == 2 else b""
+
+    def age_spent(self, seconds, client):
+        """As if what the client has spent was spent so long before, or after."""
+        key = self._spent(client)
+        for index, spent_at in enumerate(self._client.lrange(key, 0, -1)):
+            self._client.lset(key, index, int(spent_at) - round(seconds * 1e6))
+
+    def spent(self, client):
+        return self._client.llen(self._spent(client))
+
+    def forgotten_in_s(self, client):
+        return self._client.pttl(self._spent(client)) / 1000
+
+    def _spent(self, client):
+        return f"{self._prefix}spent:{client}"
 
     def leave(self, name):
         self.call("gate_leave", name, 1000, "nowhere")
@@ -230,6 +253,89 @@ def test_misses_of_different_clients_take_turns(valkey_url):
         scripts.refill(3)
         gone = [name for name in ("greedy0", "a", "b", "greedy1") if scripts.enter(name, Rank.MISS)[0]]
     assert gone == ["greedy0", "a", "b"]
+
+
+def test_the_doubtful_of_different_clients_take_turns_and_go_last(valkey_url):
+    with Scripts(valkey_url) as scripts:
+        for number in range(Scripts.BURST):
+            assert scripts.enter(f"first{number}", Rank.DOUBTFUL, "greedy")[0]
+        for number in range(10):
+            assert not scripts.enter(f"greedy{number}", Rank.DOUBTFUL, "greedy")[0]
+        for name, rank in (("a", Rank.DOUBTFUL), ("b", Rank.MISS), ("c", Rank.REFRESH)):
+            assert not scripts.enter(name, rank, name)[0]
+        scripts.refill(4)
+        ranks = {"b": Rank.MISS, "c": Rank.REFRESH}
+        gone = [
+            name
+            for name in ("greedy1", "c", "b", "greedy0", "a")
+            if scripts.enter(name, ranks.get(name, Rank.DOUBTFUL))[0]
+        ]
+    assert gone == ["c", "b", "greedy0", "a"]
+
+
+@given(
+    st.integers(1, 5),
+    st.lists(
+        st.one_of(
+            st.tuples(st.just("go"), st.sampled_from(["one", "other"])),
+            st.tuples(st.just("pass"), st.sampled_from([0.5, 20.0, 59.0, 61.0])),
+        ),
+        max_size=40,
+    ),
+)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_shares_are_as_the_pure_ones(valkey_url, limit, steps):
+    shares, now = Shares(limit), 1000.0
+    with Scripts(valkey_url) as scripts:
+        for number, (step, what) in enumerate(steps):
+            if step == "pass":
+                now += what
+                for client in ("one", "other"):
+                    scripts.age_spent(what, client)
+                continue
+            scripts.refill(1)
+            wait_s = shares.spent_for_s(what, now)
+            said, *more = scripts.ask(f"w{number}", Rank.MISS, what, per_min=limit)
+            if wait_s > 0:
+                # The store's clock goes on while the steps are taken.
+                assert said == b"share"
+                assert wait_s - 5 < int(more[0]) / 1e6 <= wait_s
+                continue
+            assert said == b"go"
+            shares.take(what, now)
+            assert scripts.spent(what) <= limit
+            assert 55 < scripts.forgotten_in_s(what) <= 60
+
+
+def test_who_does_not_pay_has_no_share(valkey_url):
+    with Scripts(valkey_url) as scripts:
+        assert scripts.ask("a", Rank.MISS, "one", per_min=1)[0] == b"go"
+        assert scripts.ask("b", Rank.MISS, "one", per_min=1)[0] == b"share"
+        assert scripts.ask("c", Rank.REFRESH, "one", per_min=0)[0] == b"go"
+        assert scripts.ask("d", Rank.MISS, "other", per_min=1)[0] == b"go"
+        assert scripts.spent("one") == 1
+
+
+def test_what_was_refused_takes_no_turn_and_what_waits_has_not_paid(valkey_url):
+    with Scripts(valkey_url) as scripts:
+        for number in range(Scripts.BURST):
+            assert scripts.enter(f"first{number}", Rank.MISS)[0]
+        waits = [scripts.ask(f"w{number}", Rank.MISS, "one", per_min=1) for number in range(3)]
+        assert [said for said, *_ in waits] == [b"wait"] * 3
+        assert scripts.spent("one") == 0
+        scripts.refill(2)
+        again = [scripts.ask(f"w{n}", Rank.MISS, "one", waits[n][2], per_min=1)[0] for n in range(3)]
+        assert again == [b"go", b"share", b"share"]
+        # Nobody stands before the other any more.
+        assert scripts.ask("other", Rank.MISS, "other", per_min=1)[0] == b"go"
+
+
+def test_a_clock_that_was_set_back_locks_nobody_out(valkey_url):
+    with Scripts(valkey_url) as scripts:
+        assert scripts.ask("a", Rank.MISS, "one", per_min=1)[0] == b"go"
+        scripts.age_spent(-3600, "one")
+        assert scripts.ask("b", Rank.MISS, "one", per_min=1)[0] == b"go"
+        assert scripts.spent("one") == 1
 
 
 def test_a_slot_dies_with_its_holder(valkey_url):

@@ -1,7 +1,7 @@
 -- The fleet's gate before the upstream: proxy/resilience/limiter.py and breaker.py, decided by the store's clock.
 -- KEYS: 1 the gate (a hash: bucket, breaker, not before); 2 slots (who is calling, by when it must say so again);
 -- 3, 4, 5 who waits as refresh, miss, doubtful, in their order; 6 by when who waits must have asked again; 7 the
--- last round of each client's misses.
+-- last round of each client, among misses and among the doubtful.
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 
