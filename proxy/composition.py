@@ -28,6 +28,7 @@ from proxy.bluesky.wire import Wire
 from proxy.clients import Trust
 from proxy.clock import Clock
 from proxy.errors import PdsError, UsageError
+from proxy.feeds.actors import Actors
 from proxy.feeds.admin import AdminRoutes
 from proxy.feeds.failing import FIRST_S, FailingKeys
 from proxy.feeds.fill import Caches, Filler
@@ -152,13 +153,14 @@ async def reading(
         stack.push_async_callback(service.close, _LANDING_S)
         manner = _manner(settings)
         replies = Replies(manner, clock)
+        actors = Actors(settings.actors, service.answer)
         trust = Trust(settings.trusted_proxies, settings.client_exempt)
         hits = Hits(service, caches.memory, replies, clock)
         yield Reading(
             service=service,
             hits=hits,
             rules=rules,
-            route=Mount("/xrpc", FeedRoutes(service, replies, hits, manner, trust)),
+            route=Mount("/xrpc", FeedRoutes(service, actors, replies, hits, manner, trust)),
             admin=AdminRoutes(purges, service, clock, token=_plain(settings.admin_token)).routes(),
             store=store,
             link=link,

@@ -110,6 +110,11 @@ class Supervisor:
         with _signals({signal.SIGTERM: self.stop, signal.SIGINT: self.stop, signal.SIGHUP: self._reload}):
             host, port = self._listener.getsockname()[:2]
             self._log.info("listening", host=host, port=port, workers=self._settings.workers, pid=os.getpid())
+            if serves_anything_to_anyone(self._settings, host):
+                self._log.warning(
+                    "every_feed_is_served",
+                    remedy=f"name yours in {PREFIX}ACTORS, or anybody may use this proxy for any feed",
+                )
             async with asyncio.TaskGroup() as tasks:
                 children = tasks.create_task(self._run_children(), name="children")
                 if self._valkey is not None:
@@ -275,6 +280,13 @@ async def _supervise(
     child_command: Sequence[str],
 ) -> None:
     await Supervisor(settings, environ, listener=listener, valkey=valkey, child_command=child_command).run()
+
+
+def serves_anything_to_anyone(settings: Settings, host: str) -> bool:
+    """Whether the operator named no feeds, although others than this host may ask at the address `host`."""
+    address = address_of(host)
+    beyond = address is None or not address.is_loopback or settings.public_url is not None
+    return beyond and settings.actors is None
 
 
 def bind(host: str, port: int) -> socket.socket:

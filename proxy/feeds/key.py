@@ -25,7 +25,7 @@ _LABELER = re.compile(r"(did:[a-z]+:[a-zA-Z0-9._:%-]*[a-zA-Z0-9._-])(;\s*redact)
 _LANGUAGE = re.compile(r"([a-z]{2,3})(?:-[a-z0-9]+)*\s*(?:;\s*q=([01](?:\.\d{0,3})?))?")
 _GRAPHEME = regex.compile(r"\X")
 # Formats whose values name an account, so that a DID may stand for a handle.
-_ACCOUNT_FORMATS = frozenset({"at-identifier", "handle"})
+ACCOUNT_FORMATS: Final = frozenset({"at-identifier", "handle"})
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class FeedKey:
         known = METHODS[self.nsid].params
         for name, value in self.params:
             format_ = known[name].format
-            if format_ in _ACCOUNT_FORMATS:
+            if format_ in ACCOUNT_FORMATS:
                 yield value
             elif format_ == "at-uri":
                 yield at_uri_authority(value)
@@ -171,7 +171,7 @@ def _canonical_integer(method: Method, param: Param, value: str) -> str:
 
 def _lower_handle(param: Param, value: str) -> str:
     """Handles are host names, hence the same in any case; DIDs are not."""
-    if param.format in _ACCOUNT_FORMATS:
+    if param.format in ACCOUNT_FORMATS:
         return value if is_did(value) else value.lower()
     if param.format == "at-uri":
         authority = at_uri_authority(value)

@@ -8,13 +8,14 @@ from collections.abc import Mapping
 from starlette.types import Receive, Scope, Send
 
 from proxy.clients import Client, Trust
-from proxy.errors import Rejected
+from proxy.errors import Rejected, UpstreamError
+from proxy.feeds.actors import Actors
 from proxy.feeds.headers import Manner, preflight
 from proxy.feeds.hits import Hits
 from proxy.feeds.key import FeedKey, canonical_key
 from proxy.feeds.methods import METHODS
 from proxy.feeds.reply import Replies, Reply, Terms
-from proxy.feeds.service import FeedService, Served
+from proxy.feeds.service import Answer, FeedService, Served
 
 _HITS = frozenset((Served.HIT, Served.STALE_WHILE_REVALIDATE, Served.STALE_IF_ERROR))
 
@@ -25,9 +26,16 @@ class FeedRoutes:
     """The ASGI application under /xrpc."""
 
     def __init__(
-        self, service: FeedService, replies: Replies, hits: Hits, manner: Manner, trust: Trust
+        self,
+        service: FeedService,
+        actors: Actors,
+        replies: Replies,
+        hits: Hits,
+        manner: Manner,
+        trust: Trust,
     ) -> None:
         self._service = service
+        self._actors = actors
         self._replies = replies
         self._hits = hits
         self._manner = manner
@@ -51,15 +59,23 @@ class FeedRoutes:
         try:
             nsid = _nsid(scope)
             key = _key(scope, nsid, request)
+            answer = await self._answer(key, self._client(scope, request))
         except Rejected as error:
             return self._replies.reject(error, nsid, terms)
-        answer = await self._service.answer(key, self._client(scope, request))
         if answer.held is None:
             assert answer.error is not None  # noqa: S101  (an answer has either)
             return self._replies.fail(answer, answer.error, key.nsid, terms)
         if answer.served in _HITS and scope["method"] == "GET":
             self._hits.learn(_target(scope), key)
         return self._replies.serve(answer, answer.held, key.nsid, terms)
+
+    async def _answer(self, key: FeedKey, client: Client) -> Answer:
+        """Raises Rejected."""
+        try:
+            await self._actors.check(key)
+        except UpstreamError as error:
+            return Answer(served=Served.ERROR, error=error)
+        return await self._service.answer(key, client)
 
     def _client(self, scope: Scope, request: Mapping[str, str]) -> Client:
         peer = scope.get("client")
