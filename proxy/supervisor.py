@@ -13,6 +13,7 @@ import sys
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from proxy.clients import address_of
 from proxy.clock import Clock, SystemClock
 from proxy.control import ChildLink
 from proxy.errors import OperationalError

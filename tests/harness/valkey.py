@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -79,6 +81,10 @@ class StoreOfTest:
         """Seconds after which each key goes by itself."""
         return [self._client.pttl(key) / 1000 for key in self.keys()]
 
+    def lifetime_of(self, key: bytes) -> float:
+        """Seconds after which `key` goes by itself."""
+        return self._client.pttl(key) / 1000
+
     def set_field(self, name: str, value: bytes) -> None:
         for key in self.keys():
             self._client.hset(key, name, value)
@@ -86,11 +92,13 @@ class StoreOfTest:
     def let_time_pass(self, seconds: float) -> None:
         """As if the store's clock had been set: everything was longer ago, or is to come if negative."""
         for key in self.every_key():
-            if self._client.type(key) != b"hash":
-                continue
-            for name in self._client.hkeys(key):
+            kind = self._client.type(key)
+            for name in self._client.hkeys(key) if kind == b"hash" else ():
                 if name.endswith(b"_at"):
                     self._client.hincrby(key, name, round(-seconds * 1e6))
+            if kind == b"list" and b":spent:" in key:
+                for index, spent_at in enumerate(self._client.lrange(key, 0, -1)):
+                    self._client.lset(key, index, int(spent_at) - round(seconds * 1e6))
 
     def replace_by_text(self) -> None:
         for key in self.keys():
@@ -104,6 +112,16 @@ class StoreOfTest:
             yield
         finally:
             self._client.config_set("maxmemory", 0)
+
+    @contextlib.contextmanager
+    def stopped(self) -> Iterator[None]:
+        """The server does not answer, nor does it refuse."""
+        pid = self._client.info("server")["process_id"]
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(pid, signal.SIGCONT)
 
     def save(self) -> None:
         """Write everything to the disk."""

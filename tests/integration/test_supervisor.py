@@ -20,7 +20,7 @@ from proxy.clock import SystemClock
 from proxy.errors import OperationalError
 from proxy.settings import load_settings
 from proxy.store.datadir import socket_path
-from proxy.supervisor import RestartDelay, Supervisor, bind
+from proxy.supervisor import RestartDelay, Supervisor, bind, serves_anything_to_anyone
 
 
 def facts(serve: ServeProcess) -> dict:
@@ -329,3 +329,28 @@ def test_restarts_slow_down_and_recover():
     assert [delay.after(1) for _ in range(8)] == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]
     assert delay.after(60) == 0.1
     assert delay.after(59) == 0.2
+
+
+@pytest.mark.parametrize(
+    ("host", "more", "told"),
+    [
+        ("127.0.0.1", {}, False),
+        ("::1", {}, False),
+        ("::ffff:127.0.0.1", {}, False),
+        ("0.0.0.0", {}, True),
+        ("::", {}, True),
+        ("192.0.2.1", {}, True),
+        ("192.0.2.1", {"FEEDPROXY_ACTORS": "alice.test"}, False),
+        # A server in front of us may be anywhere.
+        ("127.0.0.1", {"FEEDPROXY_PUBLIC_URL": "https://feeds.example"}, True),
+    ],
+)
+def test_an_operator_who_serves_anything_to_anyone_is_told(host, more, told):
+    assert serves_anything_to_anyone(load_settings(more), host) is told
+
+
+def test_the_warning_is_in_the_log(tmp_path):
+    with ServeProcess.with_standin(tmp_path / "open", PUBLIC_URL="https://feeds.example") as serve:
+        warning = serve.wait_event("every_feed_is_served")
+        assert warning["level"] == "warning"
+        assert "FEEDPROXY_ACTORS" in warning["remedy"]

@@ -77,3 +77,25 @@ def test_a_long_row_is_not_walked_to_its_end():
 @pytest.mark.parametrize("text", ["", " ", "unknown", "1.2.3", "1.2.3.4.5", ":80", "1.2.3.4:x:y", "[1"])
 def test_what_is_no_address(text):
     assert address_of(text) is None
+
+
+@pytest.mark.parametrize(
+    ("client", "exempt"),
+    [
+        ("192.0.2.1", True),
+        ("::ffff:192.0.2.1", True),
+        ("2001:db8:1::7", True),
+        ("192.0.3.1", False),
+        ("2001:db8:1::8", False),  # beside it, in the same /64
+        ("127.0.0.1", False),
+    ],
+)
+def test_some_are_exempt_by_their_own_address(client, exempt):
+    trust = Trust(exempt=(ipaddress.ip_network("192.0.2.0/24"), ipaddress.ip_network("2001:db8:1::7/128")))
+    assert trust.client_of("127.0.0.1", [client]).exempt is exempt
+    assert trust.client_of(client, []).exempt is exempt
+
+
+def test_who_cannot_be_named_is_not_exempt():
+    assert not Trust().client_of(None, []).exempt
+    assert not Trust().client_of("testclient", []).exempt
