@@ -15,6 +15,7 @@ from integration.chaos import Plan
 
 def pytest_addoption(parser):
     parser.addoption("--chaos-jobs", type=int, help="posts of a run of chaos; the more, the longer")
+    parser.addoption("--crowd", type=int, default=1000, help="new feeds that one greedy client asks for")
     parser.addoption("--chaos-seed", type=int, default=1, help="what a run of chaos follows from")
 
 
@@ -28,6 +29,12 @@ def chaos_plan(request):
         return Plan(seed=given("--chaos-seed"), jobs=jobs, outages=max(2, jobs // 100))
 
     return plan
+
+
+@pytest.fixture
+def crowd(request):
+    """For so many new feeds a greedy client asks."""
+    return request.config.getoption("--crowd")
 
 
 @pytest.fixture

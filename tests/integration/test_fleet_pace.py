@@ -97,6 +97,7 @@ class Scripts:
 
     BURST = 4
     HOUR_US = 3_600_000_000
+    LATEST_US = 10**18
     POLICY = BreakerPolicy(threshold=3, cooldown_s=600.0, probe_s=300.0)
 
     def __init__(self, url):
@@ -117,12 +118,12 @@ class Scripts:
         keys = (*self._keys, *more_keys)
         return self._client.eval(what.text, len(keys), *keys, self.HOUR_US, *args)[5:]
 
-    def ask(self, name, rank, client="one", place=b"", concurrency=1000, per_min=0):
+    def ask(self, name, rank, client="one", place=b"", concurrency=1000, per_min=0, per_s=1e-9):
         """What is said to who asks for a turn."""
-        rate_and_bound = (1e-9, self.BURST, concurrency)
+        rate_and_bound = (per_s, self.BURST, concurrency)
         patience = (self.HOUR_US, 1_000_000, self.HOUR_US)
         given = (*rate_and_bound, *patience, "nowhere", place, per_min)
-        who = (name, int(rank), client, 10**18, "0")
+        who = (name, int(rank), client, self.LATEST_US, "0")
         return self.call("gate_enter", *who, *given, more_keys=[self._spent(client)])
 
     def enter(self, name, rank, client="one", place=b"", concurrency=1000):
@@ -328,6 +329,26 @@ def test_what_was_refused_takes_no_turn_and_what_waits_has_not_paid(valkey_url):
         assert again == [b"go", b"share", b"share"]
         # Nobody stands before the other any more.
         assert scripts.ask("other", Rank.MISS, "other", per_min=1)[0] == b"go"
+
+
+def test_who_asks_for_more_than_its_share_at_once_is_refused_for_its_own_sake(valkey_url):
+    """What the budget has not is a client's own affair only when it has asked for more than it may have."""
+
+    class Impatient(Scripts):
+        LATEST_US = 10_000_000
+
+    def ask(name, client, per_min=8):
+        return scripts.ask(name, Rank.MISS, client, per_min=per_min, per_s=0.25)[0]
+
+    with Impatient(valkey_url) as scripts:
+        assert [ask(f"first{n}", "greedy") for n in range(Scripts.BURST)] == [b"go"] * Scripts.BURST
+        # Two turns can come in time; of the share of eight there is nothing left after two more.
+        said = [ask(f"greedy{n}", "greedy") for n in range(6)]
+        assert said == [b"wait", b"wait", b"budget", b"budget", b"share", b"share"]
+        assert ask("exempt", "exempt", per_min=0) == b"wait"
+        # Others have but one turn each, which does not come in time: that is nobody's fault.
+        assert [ask(f"other{n}", f"other{n}", per_min=1) for n in range(4)] == [b"budget"] * 4
+        assert [ask(f"other{n}", "other0", per_min=1) for n in range(4)] == [b"budget"] * 4
 
 
 def test_a_clock_that_was_set_back_locks_nobody_out(valkey_url):

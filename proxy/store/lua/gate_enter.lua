@@ -3,7 +3,8 @@
 -- it calls, us for which it waits for an upstream that asked to be left alone, us of grace for who asks again,
 -- channel, the place it had (or ''), how many turns its client may have in a minute (0: it does not pay).
 -- KEYS[8]: when the client had turns that it paid for, the oldest first.
--- Returns the mirror and 'go'; 'wait', us, its place; 'breaker'; 'told'; 'budget', us; or 'share', us.
+-- Returns the mirror and 'go'; 'wait', us, its place; 'breaker'; 'told'; 'budget', us; or 'share', us until it is worth
+-- asking again.
 local id, rank, client, latest = ARGV[2], tonumber(ARGV[3]), ARGV[3] .. ' ' .. ARGV[4], tonumber(ARGV[5])
 local per_us, burst, concurrency, lease = ARGV[7] / 1000000, tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[10])
 forget_the_silent()
@@ -93,12 +94,16 @@ if held <= 0 and tokens >= ahead + 1 and free >= ahead + 1 then
 end
 
 local wait = math.max(held, math.ceil((ahead + 1 - tokens) / per_us))
-if wait > latest then
+if wait > latest or latest <= 0 then
   forget(id)
-  if round then
+  -- Who asks for more than its share before it can have that is refused for its own sake: what it has spent, what
+  -- waits, and what was refused behind that.
+  local asked = round and round - field('round' .. rank) or 0
+  local too_much = share > 0 and redis.call('LLEN', KEYS[8]) + asked > share
+  if round and (too_much or asked == 1 or share == 0) then
     redis.call('HSET', KEYS[7], client, text(round - 1))  -- what was refused took no turn
   end
-  return mirror('budget', text(wait))
+  return too_much and mirror('share', text(wait - latest)) or mirror('budget', text(wait))
 end
 if free < ahead + 1 then
   -- Who leaves will call the next one; this is for when that is lost.
