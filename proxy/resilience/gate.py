@@ -7,11 +7,13 @@ It joins the rate limit, the concurrency bound, the breaker and the "not before"
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import AsyncIterator, Callable
+import bisect
+import itertools
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, Protocol
 
 from proxy.clock import Clock
 from proxy.errors import UpstreamUnavailable
@@ -21,6 +23,8 @@ from proxy.resilience.shares import Shares, share_spent
 
 # A client waits this long for an instant the upstream named; beyond it, it is told when to come back.
 PATIENCE_S = 1.0
+# Of so many clients is known in which round they had a turn.
+_MAX_BOOKED: Final = 10_000
 
 
 @dataclass(slots=True)
@@ -68,26 +72,63 @@ class GatePolicy:
 _Turn = asyncio.Future[None]
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class _Waiter:
+    """One who waits for `turn`, in its order among those of its rank."""
+
+    round: int
+    number: int
+    turn: _Turn = field(compare=False)
+
+
 @dataclass(slots=True)
 class _Queues:
-    """Who waits for a turn, by rank, first come first. Those who gave up are done and count no more."""
+    """Who waits for a turn, by rank: first come first, in rounds in each of which every client has one turn.
 
-    by_rank: dict[Rank, deque[_Turn]] = field(default_factory=lambda: {rank: deque() for rank in Rank})
+    Refreshes are nobody's, and all in one round. Those who gave up are done and count no more.
+    """
+
+    by_rank: dict[Rank, list[_Waiter]] = field(default_factory=lambda: {rank: [] for rank in Rank})
     last: Rank = Rank.MISS
+    _rounds: Counter[Rank] = field(default_factory=Counter)  # of who went last
+    _booked: Counter[tuple[Rank, str]] = field(default_factory=Counter)  # the last round of each client
+    _numbers: Iterator[int] = field(default_factory=itertools.count)
 
     def counts(self) -> dict[Rank, int]:
         for queue in self.by_rank.values():
-            while queue and queue[0].done():
-                queue.popleft()
+            queue[:] = [waiter for waiter in queue if not waiter.turn.done()]
         return {rank: len(queue) for rank, queue in self.by_rank.items()}
+
+    def place(self, asker: Asker) -> int:
+        """How many of its rank go before `asker`, should it wait."""
+        return bisect.bisect_left(self.by_rank[asker.rank], self._next_round(asker) + 1, key=_round_of)
+
+    def add(self, asker: Asker, turn: _Turn) -> None:
+        waiter = _Waiter(self._next_round(asker), next(self._numbers), turn)
+        if len(self._booked) >= _MAX_BOOKED:
+            self._booked.clear()
+        self._booked[asker.rank, asker.client] = waiter.round
+        bisect.insort(self.by_rank[asker.rank], waiter)
 
     def pop(self, rank: Rank) -> _Turn:
         self.last = rank
-        return self.by_rank[rank].popleft()
+        waiter = self.by_rank[rank].pop(0)
+        self._rounds[rank] = waiter.round
+        if not any(self.by_rank.values()):
+            self._booked.clear()
+        return waiter.turn
 
     def remove(self, rank: Rank, turn: _Turn) -> None:
-        if turn in self.by_rank[rank]:
-            self.by_rank[rank].remove(turn)
+        self.by_rank[rank][:] = [waiter for waiter in self.by_rank[rank] if waiter.turn is not turn]
+
+    def _next_round(self, asker: Asker) -> int:
+        if asker.rank is Rank.REFRESH:
+            return 0
+        return max(self._rounds[asker.rank], self._booked[asker.rank, asker.client]) + 1
+
+
+def _round_of(waiter: _Waiter) -> int:
+    return waiter.round
 
 
 class LocalGate:
@@ -145,7 +186,7 @@ class LocalGate:
 
     @asynccontextmanager
     async def attempt(self, _leave: Pass, asker: Asker, deadline: float) -> AsyncIterator[None]:
-        """See Gate. The misses of all clients stand in one queue."""
+        """See Gate."""
         spent_s = self.spent_for_s(asker)
         if spent_s > 0:
             raise share_spent(spent_s)
@@ -153,7 +194,7 @@ class LocalGate:
         if asker.pays:
             self._shares.take(asker.client, paid_at)
         try:
-            await self._wait_for_turn(asker.rank, deadline)
+            await self._wait_for_turn(asker, deadline)
         except BaseException:
             if asker.pays:
                 self._shares.give_back(asker.client, paid_at)
@@ -163,12 +204,12 @@ class LocalGate:
         finally:
             self._leave()
 
-    async def _wait_for_turn(self, rank: Rank, deadline: float) -> None:
+    async def _wait_for_turn(self, asker: Asker, deadline: float) -> None:
         now = self._clock.steady()
         latest = now + (deadline - now) / 2
-        self._refuse_hopeless(rank, latest)
+        self._refuse_hopeless(asker, latest)
         turn: _Turn = asyncio.get_running_loop().create_future()
-        self._queues.by_rank[rank].append(turn)
+        self._queues.add(asker, turn)
         self._let_in()
         try:
             async with asyncio.timeout(max(0.0, latest - now)):
@@ -176,35 +217,32 @@ class LocalGate:
         except TimeoutError:
             # The turn may have come in the very instant in which the time was up.
             if not _was_given(turn):
-                raise self._budget_spent(rank) from None
+                raise self._budget_spent(asker) from None
         except asyncio.CancelledError:
             if _was_given(turn):
                 self._leave()
             raise
         finally:
-            self._queues.remove(rank, turn)
+            self._queues.remove(asker.rank, turn)
 
     def _leave(self) -> None:
         self._running -= 1
         self._let_in()
 
-    def _refuse_hopeless(self, rank: Rank, latest: float) -> None:
+    def _refuse_hopeless(self, asker: Asker, latest: float) -> None:
         now = self._clock.steady()
         held_s = self._not_before - now
         if held_s > PATIENCE_S or now + held_s > latest:
             raise self._told_to_wait()
-        wait_s = self._bucket.wait_s(
-            self._policy.rate, now, ahead_of(rank, self._queues.counts(), self._queues.last)
-        )
-        if now + wait_s > latest:
-            raise self._budget_spent(rank)
+        if now + self._wait_s(asker) > latest:
+            raise self._budget_spent(asker)
 
     def _refuse_waiting(self, reason: Callable[[], UpstreamUnavailable]) -> None:
         """Nobody's turn will come: tell all who wait for one."""
         for queue in self._queues.by_rank.values():
-            for turn in queue:
-                if not turn.done():
-                    turn.set_exception(reason())
+            for waiter in queue:
+                if not waiter.turn.done():
+                    waiter.turn.set_exception(reason())
             queue.clear()
 
     def _left_alone(self) -> UpstreamUnavailable:
@@ -219,12 +257,16 @@ class LocalGate:
             retry_after_s=self._not_before - self._clock.steady(),
         )
 
-    def _budget_spent(self, rank: Rank) -> UpstreamUnavailable:
-        now = self._clock.steady()
-        wait_s = self._bucket.wait_s(
-            self._policy.rate, now, ahead_of(rank, self._queues.counts(), self._queues.last)
+    def _budget_spent(self, asker: Asker) -> UpstreamUnavailable:
+        return UpstreamUnavailable(
+            "the budget of upstream requests is spent", retry_after_s=max(1.0, self._wait_s(asker))
         )
-        return UpstreamUnavailable("the budget of upstream requests is spent", retry_after_s=max(1.0, wait_s))
+
+    def _wait_s(self, asker: Asker) -> float:
+        """Seconds until the turn of `asker`, should it wait, if nobody else comes."""
+        counts = self._queues.counts()
+        ahead = ahead_of(asker.rank, counts, self._queues.last, self._queues.place(asker))
+        return self._bucket.wait_s(self._policy.rate, self._clock.steady(), ahead)
 
     def _let_in(self) -> None:
         """Give turns to those who wait, as far as bound, budget and "not before" allow."""
