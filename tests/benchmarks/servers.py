@@ -201,6 +201,7 @@ def feedproxy(
             "WORKERS": workers,
             "UPSTREAM_RPS": 10_000,
             "UPSTREAM_BURST": 1000,
+            "CLIENT_EXEMPT": "127.0.0.0/8",
             "UPSTREAM_CONCURRENCY": 50,
             "LOG_LEVEL": "error",
             **more,
