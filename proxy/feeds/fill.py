@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -22,6 +22,7 @@ from proxy.feeds.held import Held
 from proxy.feeds.key import FeedKey
 from proxy.feeds.leases import Found, Leases
 from proxy.feeds.memory import MemoryCache
+from proxy.feeds.outcome import Alone, Conclude, Failed, Filled, Outcome, Unshared
 from proxy.feeds.policy import FeedPolicy
 from proxy.feeds.purge import Purges
 from proxy.feeds.recent import RecentSet
@@ -36,48 +37,6 @@ _GONE: Final = frozenset({"AccountDeactivated", "AccountTakedown", "NotFound"})
 _NO_PROFILE: Final = "Profile not found"
 
 _log = get_logger()
-
-
-# What remains to be told the fleet once those who wait in this process have been answered.
-Conclude = Callable[[], Awaitable[None]]
-
-
-@dataclass(frozen=True, slots=True)
-class Filled:
-    """There is an answer. `status` is the upstream's, None if nobody had to ask it.
-
-    `followed`: another process has asked.
-    """
-
-    held: Held
-    status: int | None
-    followed: bool = False
-    conclude: Conclude | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Unshared:
-    """There is an answer for one asker only: `reason` forbids to store or share it."""
-
-    held: Held
-    reason: str
-    conclude: Conclude | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Alone:
-    """Another process found that answers must not be shared: there is none for us."""
-
-
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """There is no answer to give in place of a stored one."""
-
-    error: UpstreamError
-    conclude: Conclude | None = None
-
-
-Outcome = Filled | Unshared | Alone | Failed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,11 +13,12 @@ from proxy.bluesky.appview import AppView
 from proxy.clients import NOBODY, Client
 from proxy.clock import Clock
 from proxy.errors import ShareSpent, UpstreamError, UpstreamFailure, UpstreamUnavailable
-from proxy.feeds.fill import Alone, Caches, Failed, Filled, Filler, Outcome, Unshared, cursor_digest
+from proxy.feeds.fill import Caches, Filler, cursor_digest
 from proxy.feeds.flight import Flight, Flights
 from proxy.feeds.freshness import Freshness
 from proxy.feeds.held import Held
 from proxy.feeds.key import FeedKey
+from proxy.feeds.outcome import Alone, Failed, Filled, Outcome, Unshared
 from proxy.feeds.policy import FeedPolicy
 from proxy.resilience.limiter import Asker, Rank
 
