@@ -12,6 +12,7 @@ from typing import Final, Literal
 from proxy.bluesky.appview import AppView
 from proxy.clock import Clock
 from proxy.errors import UpstreamError, UpstreamFailure, UpstreamUnavailable
+from proxy.feeds.changes import Changes
 from proxy.feeds.fill import Alone, Caches, Failed, Filled, Filler, Outcome, Unshared, cursor_digest
 from proxy.feeds.flight import Flight, Flights
 from proxy.feeds.freshness import Freshness
@@ -66,6 +67,7 @@ class FeedService:
         caches: Caches,
         policy: FeedPolicy,
         clock: Clock,
+        changes: Changes,
         *,
         warming: Callable[[], bool],
     ) -> None:
@@ -74,6 +76,7 @@ class FeedService:
         self._caches = caches
         self._policy = policy
         self._clock = clock
+        self._changes = changes
         self._warming = warming  # whether level 2 may be about to answer
         max_age_s = policy.timeout_s + _WAIT_MARGIN_S
         self._loads: Flights[_Found] = Flights(clock, max_age_s=max_age_s, crashed=lambda _: _Found(None))
@@ -140,7 +143,8 @@ class FeedService:
         await self._fills.drain(grace_s)
 
     def _freshness(self, held: Held) -> Freshness:
-        return held.freshness(self._clock.steady(), self._policy.windows)
+        state = held.freshness(self._clock.steady(), self._policy.windows)
+        return Freshness.EARLY if state is Freshness.FRESH and self._changes.concern(held) else state
 
     async def _find(self, key: FeedKey, client: str) -> Answer | Held | None:
         """What level 2 has; if it has nothing, the answer of the upstream, which is asked in the same breath.
