@@ -47,6 +47,7 @@ from proxy.feeds.hits import Hits
 from proxy.feeds.leases import Leases
 from proxy.feeds.memory import MemoryCache
 from proxy.feeds.policy import Rules, policy_of
+from proxy.feeds.popular import Popular
 from proxy.feeds.purge import Purges
 from proxy.feeds.recent import RecentSet
 from proxy.feeds.reply import Replies
@@ -173,10 +174,13 @@ async def reading(
         caches = _caches(settings, clock, _shared(settings, clock, link, prefix=prefix, channel=news.channel))
         leases = Leases(caches.shared, news, clock, draw=draw)
         filler = Filler(appview, caches, leases, purges, policy, clock, draw=draw)
-        service = FeedService(filler, appview, caches, policy, clock, changes, warming=lambda: store.warming)
+        popular = Popular(link, clock, prefix=f"{prefix}{{fleet}}:")
+        service = FeedService(
+            filler, appview, caches, policy, clock, changes, popular, warming=lambda: store.warming
+        )
         purges.swept = service.sweep
         await stack.enter_async_context(
-            _running(news.listen(), link.keep_in_step(leases.beat, gate.beat, purges.beat))
+            _running(news.listen(), link.keep_in_step(leases.beat, gate.beat, purges.beat, popular.beat))
         )
         stack.push_async_callback(service.close, _LANDING_S)
         manner = _manner(settings)
