@@ -15,6 +15,7 @@ from integration.chaos import Plan
 
 def pytest_addoption(parser):
     parser.addoption("--chaos-jobs", type=int, help="posts of a run of chaos; the more, the longer")
+    parser.addoption("--long", action="store_true", help="promises of the fleet at full size, and in time")
     parser.addoption("--chaos-seed", type=int, default=1, help="what a run of chaos follows from")
 
 
@@ -28,6 +29,12 @@ def chaos_plan(request):
         return Plan(seed=given("--chaos-seed"), jobs=jobs, outages=max(2, jobs // 100))
 
     return plan
+
+
+@pytest.fixture(scope="session")
+def long(request):
+    """Whether sizes and times are to be those that are promised, on a machine that does nothing else."""
+    return request.config.getoption("--long")
 
 
 @pytest.fixture
