@@ -46,7 +46,7 @@ def soak_plan(request):
     seed, requests = (request.config.getoption(f"--soak-{name}") for name in ("seed", "requests"))
     if requests:
         return SoakPlan(seed=seed, requests=requests, keys=1000, pause_s=2.0, fault_s=2.0)
-    return SoakPlan(seed=seed, requests=15_000, keys=200, pause_s=0.3, fault_s=0.7)
+    return SoakPlan(seed=seed, requests=10_000, keys=200, pause_s=0.3, fault_s=0.7)
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ PATIENT, NEWER = ("patient.py", "newer.py")
 GENEROUS = {
     "UPSTREAM_RPS": 10_000,
     "UPSTREAM_BURST": 1000,
-    "UPSTREAM_CONCURRENCY": 64,
+    "UPSTREAM_CONCURRENCY": 16,
     "TRUSTED_PROXIES": "127.0.0.1/32",
     "CLIENT_EXEMPT": "127.0.0.1/32",
     "LOG_LEVEL": "info",
