@@ -98,7 +98,7 @@ class Readers:
 
 
 async def test_each_fault_of_redis(tmp_path, long):
-    rounds, calm_s, fault_s = (6, 3.0, 3.0) if long else (1, 0.7, 1.2)
+    rounds, calm_s, fault_s = (3, 3.0, 3.0) if long else (1, 0.7, 1.2)
     async with (
         faulty_redis() as redis,
         Upstream() as upstream,
@@ -149,7 +149,7 @@ async def test_each_fault_of_redis(tmp_path, long):
 
 async def test_two_versions_in_one_fleet(tmp_path, long):
     """The next version writes another format of entries, which the present one cannot read."""
-    seconds, keys, ttl_s = (60, 200, 5) if long else (6, 40, 2)
+    seconds, keys, ttl_s = (30, 200, 5) if long else (6, 40, 2)
     targets = [feed(f"both{number}.test") for number in range(keys)]
     with redis_server() as server:
         async with (
