@@ -38,7 +38,7 @@ from proxy.clients import Trust
 from proxy.clock import Clock
 from proxy.errors import PdsError, UsageError
 from proxy.feeds.admin import AdminRoutes
-from proxy.feeds.changes import Changes, Herald
+from proxy.feeds.changes import Changes, Herald, herald_of
 from proxy.feeds.failing import FIRST_S, FailingKeys
 from proxy.feeds.fill import Caches, Filler
 from proxy.feeds.headers import Manner
@@ -46,14 +46,14 @@ from proxy.feeds.held import Held
 from proxy.feeds.hits import Hits
 from proxy.feeds.leases import Leases
 from proxy.feeds.memory import MemoryCache
-from proxy.feeds.policy import Rules, policy_of
+from proxy.feeds.policy import Rules, longest_life_s, policy_of
 from proxy.feeds.popular import Popular
-from proxy.feeds.purge import Purges
+from proxy.feeds.purge import Purges, log_key_of
 from proxy.feeds.recent import RecentSet
 from proxy.feeds.reply import Replies
 from proxy.feeds.routes import FeedRoutes
 from proxy.feeds.service import FeedService
-from proxy.feeds.shared import SharedCache, prefix_of
+from proxy.feeds.shared import SharedCache, channel_of, prefix_of
 from proxy.feeds.wording import wording
 from proxy.ops.health import Finding
 from proxy.resilience.breaker import BreakerPolicy, Phase
@@ -147,16 +147,16 @@ async def reading(
         stack.push_async_callback(store.aclose)
         link = Link(store, patience_s=patience_s)
         stack.push_async_callback(link.aclose)
-        herald = _herald(settings, store)
+        herald = herald_of(settings, store.run)
         stack.push_async_callback(herald.aclose)
         prefix = prefix_of(settings.namespace, settings.upstream)
-        news = News(store.listen, _channel(settings))
+        news = News(store.listen, channel_of(settings))
         changes = Changes(clock)
         purges = Purges(
             link,
             news,
-            log_key=_log_key(settings),
-            keep_s=_longest_life_s(settings),
+            log_key=log_key_of(settings),
+            keep_s=longest_life_s(settings),
             changed=changes.note,
         )
         client = await stack.enter_async_context(
@@ -208,7 +208,7 @@ async def telling_of_changes(settings: Settings, clock: Clock) -> AsyncIterator[
     async with contextlib.AsyncExitStack() as stack:
         store = _store(settings, clock)
         stack.push_async_callback(store.aclose)
-        herald = _herald(settings, store)
+        herald = herald_of(settings, store.run)
         stack.push_async_callback(herald.aclose)
         yield herald.tell
 
@@ -342,20 +342,6 @@ def _store(settings: Settings, clock: Clock) -> Store:
     return connect(url, clock)
 
 
-def _channel(settings: Settings) -> str:
-    return f"{prefix_of(settings.namespace, settings.upstream)}news"
-
-
-def _log_key(settings: Settings) -> str:
-    """Of the log of purges and changes."""
-    return f"{prefix_of(settings.namespace, settings.upstream)}{{fleet}}:purges"
-
-
-def _herald(settings: Settings, store: Store) -> Herald:
-    keep_s = _longest_life_s(settings)
-    return Herald(store.run, log_key=_log_key(settings), channel=_channel(settings), keep_s=keep_s)
-
-
 def _client(
     settings: Settings, clock: Clock, max_connections: int, *, base_url: str = ""
 ) -> httpx.AsyncClient:
@@ -417,12 +403,6 @@ async def _running(*work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
 def _tell_crash(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and (error := task.exception()) is not None:
         _log.error("background_work_crashed", exc_info=error)
-
-
-def _longest_life_s(settings: Settings) -> float:
-    """For how long a stored answer may be of use, at most."""
-    longest_ttl_s = max([settings.cache_ttl, *(feed.ttl_s for feed in settings.tenants.feeds)])
-    return 2 * longest_ttl_s + max(settings.stale_while_revalidate, settings.stale_if_error)
 
 
 def _shared(settings: Settings, clock: Clock, link: Link, *, prefix: str, channel: str) -> SharedCache:

@@ -17,7 +17,10 @@ from typing import Final
 from proxy.clock import Clock
 from proxy.errors import StoreError
 from proxy.feeds.held import Held
-from proxy.feeds.purge import CHANGED, PURGE
+from proxy.feeds.policy import longest_life_s
+from proxy.feeds.purge import CHANGED, PURGE, log_key_of
+from proxy.feeds.shared import channel_of
+from proxy.settings import Settings
 from proxy.store.link import Run
 from proxy.telemetry import get_logger
 
@@ -99,3 +102,9 @@ class Herald:
                 async with asyncio.timeout(pause_s):
                     await self._closing.wait()
         _log.warning("change_not_told", names=names)
+
+
+def herald_of(settings: Settings, run: Run) -> Herald:
+    """The herald of a process that runs its scripts by `run`."""
+    keep_s = longest_life_s(settings)
+    return Herald(run, log_key=log_key_of(settings), channel=channel_of(settings), keep_s=keep_s)

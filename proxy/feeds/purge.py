@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 from proxy.feeds.key import FeedKey
+from proxy.feeds.shared import prefix_of
+from proxy.settings import Settings
 from proxy.store.link import Link, Run
 from proxy.store.news import News
 from proxy.store.scripts import script
@@ -185,6 +187,11 @@ class Purges:
             if name.startswith(CHANGED):
                 self._changed(name.removeprefix(CHANGED), max(0.0, ago_s))
         return bool(purged)
+
+
+def log_key_of(settings: Settings) -> str:
+    """Where the log is kept."""
+    return f"{prefix_of(settings.namespace, settings.upstream)}{{fleet}}:purges"
 
 
 def _target_name(key: FeedKey) -> str:
