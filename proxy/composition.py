@@ -9,7 +9,16 @@ import os
 import random
 import socket
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Coroutine,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from dataclasses import dataclass, replace
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, Final
@@ -30,6 +39,7 @@ from proxy.clock import Clock
 from proxy.errors import PdsError, UsageError
 from proxy.feeds.actors import Actors
 from proxy.feeds.admin import AdminRoutes
+from proxy.feeds.changes import Changes, Herald, herald_of
 from proxy.feeds.failing import FIRST_S, FailingKeys
 from proxy.feeds.fill import Caches, Filler
 from proxy.feeds.headers import Manner
@@ -37,13 +47,14 @@ from proxy.feeds.held import Held
 from proxy.feeds.hits import Hits
 from proxy.feeds.leases import Leases
 from proxy.feeds.memory import MemoryCache
-from proxy.feeds.policy import Rules, policy_of
-from proxy.feeds.purge import Purges
+from proxy.feeds.policy import Rules, longest_life_s, policy_of
+from proxy.feeds.popular import Popular
+from proxy.feeds.purge import Purges, log_key_of
 from proxy.feeds.recent import RecentSet
 from proxy.feeds.reply import Replies
 from proxy.feeds.routes import FeedRoutes
 from proxy.feeds.service import FeedService
-from proxy.feeds.shared import SharedCache, prefix_of
+from proxy.feeds.shared import SharedCache, channel_of, prefix_of
 from proxy.feeds.wording import wording
 from proxy.ops.health import Finding
 from proxy.resilience.breaker import BreakerPolicy, Phase
@@ -59,6 +70,8 @@ from proxy.store.persistence import persistence_of
 from proxy.store.queue_store import TIMEOUT_S, QueueStore
 from proxy.store.servers import servers_of
 from proxy.syndication.accounts import AccountBook, TokenCheck
+from proxy.syndication.announcing import Announcing, Changed
+from proxy.syndication.attempt import Publish
 from proxy.syndication.direct import DirectPublisher
 from proxy.syndication.durability import Durability
 from proxy.syndication.gates import GateKeeper
@@ -98,8 +111,16 @@ class Reading:
     store: Store
     link: Link
     gate: FleetGate
+    changes: Changes
+    herald: Herald
     purges: Purges
     caches: Caches
+
+    def changed(self, names: Collection[str]) -> None:
+        """Have every process look again at copies of an account: here at once, store or no store."""
+        for name in names:
+            self.changes.note(name, 0.0)
+        self.herald.tell(names)
 
     def findings(self) -> Iterator[Finding]:
         """The state of its parts."""
@@ -127,9 +148,18 @@ async def reading(
         stack.push_async_callback(store.aclose)
         link = Link(store, patience_s=patience_s)
         stack.push_async_callback(link.aclose)
+        herald = herald_of(settings, store.run)
+        stack.push_async_callback(herald.aclose)
         prefix = prefix_of(settings.namespace, settings.upstream)
-        news = News(store.listen, f"{prefix}news")
-        purges = Purges(link, news, log_key=f"{prefix}{{fleet}}:purges", keep_s=_longest_life_s(settings))
+        news = News(store.listen, channel_of(settings))
+        changes = Changes(clock)
+        purges = Purges(
+            link,
+            news,
+            log_key=log_key_of(settings),
+            keep_s=longest_life_s(settings),
+            changed=changes.note,
+        )
         client = await stack.enter_async_context(
             _client(settings, clock, settings.upstream_concurrency, base_url=settings.upstream)
         )
@@ -145,10 +175,13 @@ async def reading(
         caches = _caches(settings, clock, _shared(settings, clock, link, prefix=prefix, channel=news.channel))
         leases = Leases(caches.shared, news, clock, draw=draw)
         filler = Filler(appview, caches, leases, purges, policy, clock, draw=draw)
-        service = FeedService(filler, appview, caches, policy, clock, warming=lambda: store.warming)
+        popular = Popular(link, clock, prefix=f"{prefix}{{fleet}}:")
+        service = FeedService(
+            filler, appview, caches, policy, clock, changes, popular, warming=lambda: store.warming
+        )
         purges.swept = service.sweep
         await stack.enter_async_context(
-            _running(news.listen(), link.keep_in_step(leases.beat, gate.beat, purges.beat))
+            _running(news.listen(), link.keep_in_step(leases.beat, gate.beat, purges.beat, popular.beat))
         )
         stack.push_async_callback(service.close, _LANDING_S)
         manner = _manner(settings)
@@ -165,9 +198,22 @@ async def reading(
             store=store,
             link=link,
             gate=gate,
+            changes=changes,
+            herald=herald,
             purges=purges,
             caches=caches,
         )
+
+
+@contextlib.asynccontextmanager
+async def telling_of_changes(settings: Settings, clock: Clock) -> AsyncIterator[Changed]:
+    """What a process without feeds needs to have others look again at theirs."""
+    async with contextlib.AsyncExitStack() as stack:
+        store = _store(settings, clock)
+        stack.push_async_callback(store.aclose)
+        herald = herald_of(settings, store.run)
+        stack.push_async_callback(herald.aclose)
+        yield herald.tell
 
 
 def widget_routes(settings: Settings, feeds: Reading) -> list[BaseRoute]:
@@ -190,7 +236,7 @@ class Syndication:
     book: AccountBook
     pins: Pins
     sessions: Sessions
-    publisher: Publisher
+    publish: Publish
     store_config: Callable[[], Awaitable[Mapping[str, str]]]
 
     def routes(self, settings: Settings, clock: Clock, draining: asyncio.Event) -> list[BaseRoute]:
@@ -205,7 +251,7 @@ class Syndication:
             known_did=self._known_did,
             forgive=lambda account: self._forgive(account, clock.steady() + _FORGIVE_S),
             publish_now=DirectPublisher(
-                self.publisher, self.sessions, lambda: self.book.current, clock, closed=desk.closed
+                self.publish, self.sessions, lambda: self.book.current, clock, closed=desk.closed
             ),
         )
         waiters = Waiters(intake, draining, WaitPolicy())
@@ -223,7 +269,7 @@ class Syndication:
         policy = WorkerPolicy(concurrency=settings.worker_concurrency, lease_s=settings.lease_s)
         name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:12]}"
         draw = random.Random().random  # noqa: S311  (jitter, not secrets)
-        return Worker(self.queue, self.publisher, self.fingerprints, clock, policy, name=name, draw=draw)
+        return Worker(self.queue, self.publish, self.fingerprints, clock, policy, name=name, draw=draw)
 
     def fingerprints(self) -> Mapping[str, str]:
         """The accounts that can be logged in to, with what tells one password from the next."""
@@ -242,9 +288,12 @@ class Syndication:
 
 @contextlib.asynccontextmanager
 async def syndicating(
-    settings: Settings, clock: Clock, environ: Mapping[str, str]
+    settings: Settings, clock: Clock, environ: Mapping[str, str], changed: Changed
 ) -> AsyncIterator[Syndication]:
-    """Everything that posts need. Until the first post nothing is sent but questions of who accounts are."""
+    """Everything that posts need; `changed` hears of accounts whose posts have changed.
+
+    Until the first post nothing is sent but questions of who accounts are.
+    """
     if settings.redis_url is None:
         raise UsageError("FEEDPROXY_REDIS_URL is not set, and there is no embedded store in this process")
     book = AccountBook(settings.tenants, environ)
@@ -266,12 +315,13 @@ async def syndicating(
         stack.push_async_callback(queue.aclose)
         draw = random.Random().random  # noqa: S311  (jitter, not secrets)
         await stack.enter_async_context(Preparer(book, pins, sessions, clock, draw=draw).working())
+        publisher = Publisher(sessions, pds, identities, lambda: book.current, clock)
         yield Syndication(
             queue=queue,
             book=book,
             pins=pins,
             sessions=sessions,
-            publisher=Publisher(sessions, pds, identities, lambda: book.current, clock),
+            publish=Announcing(publisher, lambda: book.current, changed),
             store_config=persistence_of(servers, prefix),
         )
 
@@ -357,12 +407,6 @@ async def _running(*work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
 def _tell_crash(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and (error := task.exception()) is not None:
         _log.error("background_work_crashed", exc_info=error)
-
-
-def _longest_life_s(settings: Settings) -> float:
-    """For how long a stored answer may be of use, at most."""
-    longest_ttl_s = max([settings.cache_ttl, *(feed.ttl_s for feed in settings.tenants.feeds)])
-    return 2 * longest_ttl_s + max(settings.stale_while_revalidate, settings.stale_if_error)
 
 
 def _shared(settings: Settings, clock: Clock, link: Link, *, prefix: str, channel: str) -> SharedCache:

@@ -11,11 +11,15 @@ from harness.proxy import running_proxy
 from harness.upstream import Upstream
 from harness.valkey import StoreOfTest, valkey_server
 from integration.chaos import Plan
+from integration.soak import Plan as SoakPlan
 
 
 def pytest_addoption(parser):
     parser.addoption("--chaos-jobs", type=int, help="posts of a run of chaos; the more, the longer")
     parser.addoption("--crowd", type=int, default=1000, help="new feeds that one greedy client asks for")
+    parser.addoption("--soak-requests", type=int, help="requests of a soak; the more, the longer")
+    parser.addoption("--soak-seed", type=int, default=1, help="what a soak follows from")
+    parser.addoption("--long", action="store_true", help="promises of the fleet at full size, and in time")
     parser.addoption("--chaos-seed", type=int, default=1, help="what a run of chaos follows from")
 
 
@@ -29,6 +33,21 @@ def chaos_plan(request):
         return Plan(seed=given("--chaos-seed"), jobs=jobs, outages=max(2, jobs // 100))
 
     return plan
+
+
+@pytest.fixture(scope="session")
+def long(request):
+    """Whether sizes and times are to be those that are promised, on a machine that does nothing else."""
+    return request.config.getoption("--long")
+
+
+@pytest.fixture
+def soak_plan(request):
+    """The soak that the command line asks for, else a short one."""
+    seed, requests = (request.config.getoption(f"--soak-{name}") for name in ("seed", "requests"))
+    if requests:
+        return SoakPlan(seed=seed, requests=requests, keys=1000, pause_s=2.0, fault_s=2.0)
+    return SoakPlan(seed=seed, requests=10_000, keys=200, pause_s=0.3, fault_s=0.7)
 
 
 @pytest.fixture

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
+import anyio
+
 from proxy.bluesky.appview import AppView, Reply
 from proxy.clock import Clock
 from proxy.errors import ShareSpent, StoreError, UpstreamError, UpstreamFailure, UpstreamUnavailable
@@ -73,7 +75,11 @@ class Filler:
         self._draw = draw
 
     async def warm_up(self) -> None:
-        """Do once what the first question would pay for: the connection to level 2, a thread, its codings."""
+        """Do once what the first question would pay for: the connection to level 2, a thread, its codings.
+
+        And a tenth of a second of imports, which the library of httpx does when it is first used.
+        """
+        anyio.get_cancelled_exc_class()
         key = FeedKey("app.bsky.actor.getProfile", (("actor", "nobody.invalid"),))
         await asyncio.gather(self.load(key), asyncio.to_thread(compressed, b"[" + b"0," * 5000 + b"0]"))
 

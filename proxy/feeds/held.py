@@ -34,6 +34,11 @@ class Held:
     # By what clients said of codings and origin; see hits.py.
     written: dict[tuple[str | None, ...], Written] = field(default_factory=dict, compare=False, repr=False)
 
+    @property
+    def asked_at(self) -> float:
+        """The steady instant at which the upstream was asked for it."""
+        return self.born_at + self.entry.initial_age_s - self.entry.cost_s
+
     def age_s(self, now: float) -> float:
         """The current age (RFC 9111 §4.2.3), never negative."""
         return max(0.0, now - self.born_at)

@@ -117,6 +117,17 @@ def canonical_key(nsid: str, query: bytes, *, labelers: str | None, language: st
     )
 
 
+def key_of_id(text: str) -> FeedKey:
+    """The key whose `id` is `text`. Raises Rejected if there is none."""
+    target, *headers = text.split("\n")
+    path, _, query = target.partition("?")
+    labelers, language = (None if value == "None" else value for value in (*headers, None, None)[:2])
+    key = canonical_key(path.removeprefix("/xrpc/"), query.encode(), labelers=labelers, language=language)
+    if key.id != text:
+        raise Rejected(400, "InvalidRequest", "not the canonical form of a question")
+    return key
+
+
 def _given_values(method: Method, query: bytes) -> dict[str, list[str]]:
     try:
         pairs = parse_qsl(query.decode("utf-8"), keep_blank_values=False, errors="strict")

@@ -43,6 +43,11 @@ class MemoryCache(Generic[V]):
         return len(self._small) + len(self._main)
 
     @property
+    def max_bytes(self) -> int:
+        """The room there is."""
+        return self._max_bytes
+
+    @property
     def size_bytes(self) -> int:
         """What is held, overhead included."""
         return self._small_bytes + self._main_bytes

@@ -75,6 +75,12 @@ def _under_did(uri: str, dids: Mapping[str, str]) -> str:
     return with_authority(uri, dids.get(authority, authority))
 
 
+def longest_life_s(settings: Settings) -> float:
+    """For how many seconds a stored answer may be of use, at most."""
+    longest_ttl_s = max([settings.cache_ttl, *(feed.ttl_s for feed in settings.tenants.feeds)])
+    return 2 * longest_ttl_s + max(settings.stale_while_revalidate, settings.stale_if_error)
+
+
 def policy_of(settings: Settings, rules: Rules) -> FeedPolicy:
     """The policy that `settings` spell out."""
     return FeedPolicy(

@@ -3,25 +3,31 @@
 Each purge has a number. An answer carries the last number that was known when its flight began; a purge with
 a greater one, of a name that the answer goes by, makes it nothing. So no answer that was under way survives,
 on whichever host, and nothing needs to be found and deleted.
+
+The log also says which accounts have changed; what is to be done about that is for others (changes.py).
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 from proxy.feeds.key import FeedKey
+from proxy.feeds.shared import prefix_of
+from proxy.settings import Settings
 from proxy.store.link import Link, Run
 from proxy.store.news import News
 from proxy.store.scripts import script
 from proxy.syntax import is_did
 
-_PURGE: Final = script("purge")
+PURGE: Final = script("purge")
 _LOG: Final = script("purges")
 _KIND: Final = "purge"
 _EVERYTHING: Final = "*"
+# Begins a name in the log that was not purged: what goes by it has changed.
+CHANGED: Final = "+"
 _MAX_ALIASES: Final = 50_000
 
 
@@ -47,13 +53,25 @@ class PurgeLog:
 
 
 class Purges:
-    """The log as this process knows it. `swept` is called after each change, once the log has it."""
+    """The log as this process knows it. `swept` is called after each purge, once the log has it.
 
-    def __init__(self, link: Link, news: News, *, log_key: str, keep_s: float) -> None:
+    `changed` is told which account has changed, and how many seconds ago.
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        news: News,
+        *,
+        log_key: str,
+        keep_s: float,
+        changed: Callable[[str, float], None] = lambda _name, _ago_s: None,
+    ) -> None:
         self._link = link
         self._news = news
         self._key = log_key
         self._keep_s = keep_s
+        self._changed = changed
         self._log = PurgeLog()
         self._aliases: OrderedDict[str, str] = OrderedDict()  # from handle to DID and back
         # The log is whole up to this number, unless something may have been missed while nobody listened.
@@ -93,13 +111,17 @@ class Purges:
     async def beat(self, run: Run) -> None:
         """Ask whether there were purges that we have not heard of. Raises StoreError."""
         standing = self._news.standing
-        last, *pairs = await run(_LOG, [self._key], [str(self._whole_to)])
+        last, now_us, *pairs = await run(_LOG, [self._key], [str(self._whole_to)])
         self._complete = standing
-        if pairs:
-            for name, number in zip(pairs[::2], pairs[1::2], strict=True):
-                self._log.note(int(number), [name.decode()] if name else [])
+        whole_to, self._whole_to = self._whole_to, int(last)
+        # The log is told as a whole; only what is new in it is news.
+        entries = [(int(number), name.decode()) for name, number in zip(pairs[::2], pairs[1::2], strict=True)]
+        purged = False
+        for number, name in sorted(entry for entry in entries if entry[0] > whole_to):
+            # Its number is the instant of a change, by the store's clock.
+            purged |= self._note(number, [name] if name else [], ago_s=(int(now_us) - number) / 1e6)
+        if purged:
             self.swept()
-        self._whole_to = int(last)
 
     async def purge_actor(self, actor: str) -> int:
         """Declare dead what is stored of an account, given by handle or DID; the purge's number.
@@ -122,7 +144,7 @@ class Purges:
         # Here at once, even if the store is away: better too much than too little.
         self._apply(known + 1, names)
         args = [self._news.channel, known, round(self._keep_s * 1e6), *names]
-        number = int(await self._link.run(_PURGE, [self._key], args))
+        number = int(await self._link.run(PURGE, [self._key], args))
         self._apply(number, names)
         return number
 
@@ -153,9 +175,23 @@ class Purges:
             self._complete = False  # some were missed: the next beat or look-up will ask
         self._apply(int(number), names)
 
-    def _apply(self, number: int, names: Iterable[str]) -> None:
-        self._log.note(number, names)
-        self.swept()
+    def _apply(self, number: int, names: Sequence[str]) -> None:
+        if self._note(number, names, ago_s=0.0):
+            self.swept()
+
+    def _note(self, number: int, names: Sequence[str], *, ago_s: float) -> bool:
+        """Whether anything was purged."""
+        purged = [name for name in names if not name.startswith(CHANGED)]
+        self._log.note(number, purged)
+        for name in names:
+            if name.startswith(CHANGED):
+                self._changed(name.removeprefix(CHANGED), max(0.0, ago_s))
+        return bool(purged)
+
+
+def log_key_of(settings: Settings) -> str:
+    """Where the log is kept."""
+    return f"{prefix_of(settings.namespace, settings.upstream)}{{fleet}}:purges"
 
 
 def _target_name(key: FeedKey) -> str:

@@ -13,6 +13,7 @@ from proxy.bluesky.appview import AppView
 from proxy.clients import NOBODY, Client
 from proxy.clock import Clock
 from proxy.errors import ShareSpent, UpstreamError, UpstreamFailure, UpstreamUnavailable
+from proxy.feeds.changes import Changes
 from proxy.feeds.fill import Caches, Filler, cursor_digest
 from proxy.feeds.flight import Flight, Flights
 from proxy.feeds.freshness import Freshness
@@ -20,6 +21,7 @@ from proxy.feeds.held import Held
 from proxy.feeds.key import FeedKey
 from proxy.feeds.outcome import Alone, Failed, Filled, Outcome, Unshared
 from proxy.feeds.policy import FeedPolicy
+from proxy.feeds.popular import Popular
 from proxy.resilience.limiter import Asker, Rank
 
 # How long a client waits for a refresh of a copy that is older than STALE_WHILE_REVALIDATE.
@@ -28,6 +30,11 @@ OLD_PATIENCE_S: Final = 2.0
 _WAIT_MARGIN_S: Final = 1.0
 MAX_REFRESHES: Final = 500
 _LOADING_POLL_S: Final = 0.1
+# What a new process takes from level 2 before anyone asks: so many answers, in so much of its memory, and so
+# many at a time, that readers are not kept waiting.
+PREFETCHED: Final = 200
+_PREFETCH_SHARE: Final = 0.25
+_PREFETCHING: Final = 4
 
 
 class Served(enum.Enum):
@@ -68,6 +75,8 @@ class FeedService:
         caches: Caches,
         policy: FeedPolicy,
         clock: Clock,
+        changes: Changes,
+        popular: Popular,
         *,
         warming: Callable[[], bool],
     ) -> None:
@@ -76,6 +85,8 @@ class FeedService:
         self._caches = caches
         self._policy = policy
         self._clock = clock
+        self._changes = changes
+        self._popular = popular
         self._warming = warming  # whether level 2 may be about to answer
         max_age_s = policy.timeout_s + _WAIT_MARGIN_S
         self._loads: Flights[_Found] = Flights(clock, max_age_s=max_age_s, crashed=lambda _: _Found(None))
@@ -109,6 +120,7 @@ class FeedService:
     def _as_held(self, key: FeedKey, held: Held) -> Answer | None:
         """The answer that `held` is, unless it is too old or not for everyone."""
         state = self._freshness(held)
+        self._popular.count(key)
         if state is Freshness.FRESH:
             return Answer(served=Served.HIT, held=held)
         if state not in (Freshness.EARLY, Freshness.STALE) or key.digest in self._caches.unshared:
@@ -122,8 +134,18 @@ class FeedService:
         return Answer(served=served, held=held)
 
     async def warm_up(self) -> None:
-        """Get ready for the first question; nothing comes of it if level 2 is not there yet."""
+        """Get ready for the first questions; nothing comes of it if level 2 is not there yet."""
         await self._filler.warm_up()
+        wanted = iter(await self._popular.most(PREFETCHED))
+        memory = self._caches.memory
+
+        async def prefetch() -> None:
+            for key in wanted:
+                if memory.size_bytes >= memory.max_bytes * _PREFETCH_SHARE:
+                    return
+                await self._load(key)
+
+        await asyncio.gather(*(prefetch() for _ in range(_PREFETCHING)))
 
     def sweep(self) -> None:
         """Something was purged: forget what is dead, and answer newcomers with nothing that began before."""
@@ -142,7 +164,8 @@ class FeedService:
         await self._fills.drain(grace_s)
 
     def _freshness(self, held: Held) -> Freshness:
-        return held.freshness(self._clock.steady(), self._policy.windows)
+        state = held.freshness(self._clock.steady(), self._policy.windows)
+        return Freshness.EARLY if state is Freshness.FRESH and self._changes.concern(held) else state
 
     async def _find(self, key: FeedKey, client: Client) -> Answer | Held | None:
         """What level 2 has; if it has nothing, the answer of the upstream, which is asked in the same breath.

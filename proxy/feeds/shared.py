@@ -12,6 +12,7 @@ from proxy.clock import Clock
 from proxy.errors import StoreError, UpstreamError, UpstreamFailure, UpstreamTimeout, UpstreamUnavailable
 from proxy.feeds.entry import Entry, entry_from_fields
 from proxy.feeds.key import FeedKey
+from proxy.settings import Settings
 from proxy.store.link import Link, Run
 from proxy.store.scripts import Script, script
 from proxy.telemetry import get_logger
@@ -230,6 +231,11 @@ def prefix_of(namespace: str, upstream: str) -> str:
     Another upstream's answers are answers to other questions.
     """
     return f"{namespace}:feed:{hashlib.blake2b(upstream.encode(), digest_size=4).hexdigest()}:"
+
+
+def channel_of(settings: Settings) -> str:
+    """On which the processes that ask one upstream tell each other news."""
+    return f"{prefix_of(settings.namespace, settings.upstream)}news"
 
 
 def error_to_text(error: UpstreamError) -> str:

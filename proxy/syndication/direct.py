@@ -10,10 +10,10 @@ from proxy.bluesky.sessions import Sessions
 from proxy.clock import Clock
 from proxy.errors import LeaseLost, StoreError
 from proxy.syndication.accounts import Accounts
-from proxy.syndication.attempt import Published
+from proxy.syndication.attempt import Publish, Published
 from proxy.syndication.job import Delivery, DeliveryState, Job
 from proxy.syndication.post import Post
-from proxy.syndication.publisher import Publisher, login_of
+from proxy.syndication.publisher import login_of
 from proxy.telemetry import get_logger
 from proxy.tenants import Site
 
@@ -33,14 +33,14 @@ class DirectPublisher:
 
     def __init__(
         self,
-        publisher: Publisher,
+        publish: Publish,
         sessions: Sessions,
         accounts: Callable[[], Accounts],
         clock: Clock,
         *,
         closed: Callable[[str], bool],
     ) -> None:
-        self._publisher = publisher
+        self._attempt = publish
         self._sessions = sessions
         self._accounts = accounts
         self._clock = clock
@@ -66,7 +66,7 @@ class DirectPublisher:
             return None
         lease = _Unqueued(site.name, post, account, self._clock)
         try:
-            outcome = await self._publisher(lease.delivery, post, lease)
+            outcome = await self._attempt(lease.delivery, post, lease)
         except (LeaseLost, StoreError):
             return None
         if isinstance(outcome, Published):

@@ -171,7 +171,7 @@ class Newsroom:
         secrets |= {f"TOKEN_{site}": token_of(site) for site in sites}
         loaded = load_settings(environ | secrets)
         clock = SystemClock()
-        async with syndicating(loaded, clock, secrets) as posts:
+        async with syndicating(loaded, clock, secrets, lambda _names: None) as posts:
             app = Starlette(routes=posts.routes(loaded, clock, asyncio.Event()))
             transport = httpx.ASGITransport(app, raise_app_exceptions=True)
             async with httpx.AsyncClient(transport=transport, base_url="http://proxy.test") as client:

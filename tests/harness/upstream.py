@@ -15,11 +15,12 @@ from urllib.parse import parse_qs, urlsplit
 
 @dataclass
 class Request:
-    """One request as it came; `headers` by lower-case name, `at` on the monotonic clock."""
+    """One request as it came; `headers` by lower-case name, `at` on the monotonic clock, from `port`."""
 
     target: str
     headers: dict[str, str]
     at: float = field(default_factory=time.monotonic)
+    port: int = 0
 
     @property
     def path(self) -> str:
@@ -120,7 +121,8 @@ class Upstream:
         """One request and its answer; whether the connection stays."""
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
         fields = (line.partition(":") for line in head[1:] if line)
-        request = Request(head[0].split(" ")[1], {name.lower(): value.strip() for name, _, value in fields})
+        headers = {name.lower(): value.strip() for name, _, value in fields}
+        request = Request(head[0].split(" ")[1], headers, port=writer.get_extra_info("peername")[1])
         self.requests.append(request)
         response = self.answer(request)
         if response.delay_s:

@@ -1,4 +1,4 @@
-"""feedproxy as its next version will be: it writes the next format number, and reads the present one.
+"""feedproxy as its next version will be: it writes the next format numbers, and reads the present ones.
 
 Run as `newer.py serve`, whose children are this file, or with the arguments of proxy.runtime.
 """
@@ -8,10 +8,13 @@ from __future__ import annotations
 import os
 import sys
 
+from proxy.feeds import entry
 from proxy.syndication import job
 
 job.FORMAT += 1
 job.READABLE_FORMATS = frozenset((job.FORMAT - 1, job.FORMAT))
+entry.FORMAT += 1
+entry._READABLE = frozenset((entry.FORMAT - 1, entry.FORMAT))
 
 
 def main() -> int:
