@@ -9,13 +9,12 @@ import os
 import random
 import socket
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, Final
 
 import httpx
-from pydantic import SecretStr
 from starlette.routing import BaseRoute, Mount
 
 from proxy.bluesky.appview import AppView, RetryPolicy
@@ -29,6 +28,7 @@ from proxy.clients import Trust
 from proxy.clock import Clock
 from proxy.errors import PdsError, UsageError
 from proxy.feeds.admin import AdminRoutes
+from proxy.feeds.counting import ReadTally
 from proxy.feeds.failing import FIRST_S, FailingKeys
 from proxy.feeds.fill import Caches, Filler
 from proxy.feeds.headers import Manner
@@ -44,8 +44,11 @@ from proxy.feeds.routes import FeedRoutes
 from proxy.feeds.service import FeedService
 from proxy.feeds.shared import SharedCache, prefix_of
 from proxy.feeds.wording import wording
-from proxy.ops.health import Finding
-from proxy.resilience.breaker import BreakerPolicy, Phase
+from proxy.instruments import Instruments
+from proxy.ops.report import ReadReport, StoreReport
+from proxy.resilience.admin_token import AdminToken
+from proxy.resilience.breaker import BreakerPolicy
+from proxy.resilience.counting import CountedGate
 from proxy.resilience.fleet_gate import FleetGate
 from proxy.resilience.gate import GatePolicy, LocalGate
 from proxy.resilience.limiter import Rate
@@ -58,6 +61,7 @@ from proxy.store.persistence import persistence_of
 from proxy.store.queue_store import TIMEOUT_S, QueueStore
 from proxy.store.servers import servers_of
 from proxy.syndication.accounts import AccountBook, TokenCheck
+from proxy.syndication.counting import CountedPublish
 from proxy.syndication.direct import DirectPublisher
 from proxy.syndication.durability import Durability
 from proxy.syndication.gates import GateKeeper
@@ -68,6 +72,7 @@ from proxy.syndication.queue import JobQueue, QueuePolicy
 from proxy.syndication.routes import SyndicationRoutes
 from proxy.syndication.waiting import Waiters, WaitPolicy
 from proxy.syndication.worker import Worker, WorkerPolicy
+from proxy.tally import Tally
 from proxy.telemetry import get_logger
 from proxy.tenants import Account
 from proxy.version import VERSION
@@ -100,22 +105,24 @@ class Reading:
     purges: Purges
     caches: Caches
 
-    def findings(self) -> Iterator[Finding]:
-        """The state of its parts."""
-        yield _of_store(self.store, self.link)
-        yield _of_upstream(self.gate)
-        if len(self.caches.unshared):
-            yield Finding(
-                "storability",
-                "warn",
-                "The upstream forbids to store some answers (no-store, private or Vary): each of their "
-                "readers costs a request. See what stands between this host and the upstream.",
-            )
+    def report(self, about: Mapping[str, str] | None) -> ReadReport:
+        """The state of its parts; `about` is what the store says of itself."""
+        return ReadReport(
+            store=_store_report(self.store, self.link, about),
+            phase=self.gate.phase,
+            closed_for_s=self.gate.closed_for_s(),
+            unshared=len(self.caches.unshared),
+        )
 
 
 @contextlib.asynccontextmanager
 async def reading(
-    settings: Settings, clock: Clock, *, patience_s: float = PATIENCE_S
+    settings: Settings,
+    clock: Clock,
+    instruments: Instruments,
+    admin_token: AdminToken,
+    *,
+    patience_s: float = PATIENCE_S,
 ) -> AsyncIterator[Reading]:
     """Everything that feeds need. `patience_s` is for how long a reader waits for a store that hesitates."""
     rules = Rules(settings.tenants.feeds)
@@ -130,7 +137,14 @@ async def reading(
         news = News(store.listen, f"{prefix}news")
         purges = Purges(link, news, log_key=f"{prefix}{{fleet}}:purges", keep_s=_longest_life_s(settings))
         client = await stack.enter_async_context(
-            _client(settings, clock, settings.upstream_concurrency, base_url=settings.upstream)
+            _client(
+                settings,
+                instruments.transport(
+                    DeadlineTransport(clock, max_connections=settings.upstream_concurrency),
+                    "feedproxy_upstream",
+                ),
+                base_url=settings.upstream,
+            )
         )
         gate = FleetGate(
             link,
@@ -140,11 +154,15 @@ async def reading(
             clock,
             prefix=f"{prefix}{{fleet}}:",
         )
-        appview = AppView(client, gate, clock, _retry_policy(settings), draw=draw)
+        tally = instruments.tally
+        appview = AppView(
+            client, CountedGate(gate, tally, clock), clock, _retry_policy(settings), draw=draw, tally=tally
+        )
         caches = _caches(settings, clock, _shared(settings, clock, link, prefix=prefix, channel=news.channel))
         leases = Leases(caches.shared, news, clock, draw=draw)
         filler = Filler(appview, caches, leases, purges, policy, clock, draw=draw)
-        service = FeedService(filler, appview, caches, policy, clock, warming=lambda: store.warming)
+        service = FeedService(filler, appview, caches, policy, clock, tally, warming=lambda: store.warming)
+        _gauge(tally, service, caches.memory, settings)
         purges.swept = service.sweep
         await stack.enter_async_context(
             _running(news.listen(), link.keep_in_step(leases.beat, gate.beat, purges.beat))
@@ -152,13 +170,14 @@ async def reading(
         stack.push_async_callback(service.close, _LANDING_S)
         manner = _manner(settings)
         replies = Replies(manner, clock)
-        hits = Hits(service, caches.memory, replies, clock)
+        reads = ReadTally(tally)
+        hits = Hits(service, caches.memory, replies, reads, clock)
         yield Reading(
             service=service,
             hits=hits,
             rules=rules,
-            route=Mount("/xrpc", FeedRoutes(service, replies, hits, manner)),
-            admin=AdminRoutes(purges, service, clock, token=_plain(settings.admin_token)).routes(),
+            route=Mount("/xrpc", FeedRoutes(service, replies, hits, reads, manner, clock)),
+            admin=AdminRoutes(purges, service, admin_token, Trust(settings.trusted_proxies)).routes(),
             store=store,
             link=link,
             gate=gate,
@@ -189,6 +208,7 @@ class Syndication:
     sessions: Sessions
     publisher: Publisher
     store_config: Callable[[], Awaitable[Mapping[str, str]]]
+    instruments: Instruments
 
     def routes(self, settings: Settings, clock: Clock, draining: asyncio.Event) -> list[BaseRoute]:
         """The intake: /syndicate and what belongs to it."""
@@ -220,7 +240,11 @@ class Syndication:
         policy = WorkerPolicy(concurrency=settings.worker_concurrency, lease_s=settings.lease_s)
         name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:12]}"
         draw = random.Random().random  # noqa: S311  (jitter, not secrets)
-        return Worker(self.queue, self.publisher, self.fingerprints, clock, policy, name=name, draw=draw)
+        publish = CountedPublish(self.publisher, self.instruments, clock)
+        worker = Worker(self.queue, publish, self.fingerprints, clock, policy, name=name, draw=draw)
+        self.instruments.tally.gauge("feedproxy_pool_size", read=lambda: policy.concurrency)
+        self.instruments.tally.gauge("feedproxy_pool_busy", read=lambda: worker.in_flight)
+        return worker
 
     def fingerprints(self) -> Mapping[str, str]:
         """The accounts that can be logged in to, with what tells one password from the next."""
@@ -239,7 +263,7 @@ class Syndication:
 
 @contextlib.asynccontextmanager
 async def syndicating(
-    settings: Settings, clock: Clock, environ: Mapping[str, str]
+    settings: Settings, clock: Clock, environ: Mapping[str, str], instruments: Instruments
 ) -> AsyncIterator[Syndication]:
     """Everything that posts need. Until the first post nothing is sent but questions of who accounts are."""
     if settings.redis_url is None:
@@ -251,7 +275,10 @@ async def syndicating(
         store = QueueStore(servers, clock)
         stack.push_async_callback(store.aclose)
         connections = settings.worker_concurrency + _SPARE_CONNECTIONS
-        client = await stack.enter_async_context(_client(settings, clock, connections))
+        transport = DeadlineTransport(clock, max_connections=connections)
+        client = await stack.enter_async_context(
+            _client(settings, instruments.transport(transport, "feedproxy_pds"))
+        )
         wire = Wire(client, clock)
         rate = Rate(per_s=settings.pds_rps, burst=settings.pds_burst)
         alone = LocalPace(replace(rate, per_s=rate.per_s * settings.degraded_share), clock)
@@ -270,6 +297,7 @@ async def syndicating(
             sessions=sessions,
             publisher=Publisher(sessions, pds, identities, lambda: book.current, clock),
             store_config=persistence_of(servers, prefix),
+            instruments=instruments,
         )
 
 
@@ -293,12 +321,12 @@ def _store(settings: Settings, clock: Clock) -> Store:
 
 
 def _client(
-    settings: Settings, clock: Clock, max_connections: int, *, base_url: str = ""
+    settings: Settings, transport: httpx.AsyncBaseTransport, *, base_url: str = ""
 ) -> httpx.AsyncClient:
     contact = f" ({settings.contact})" if settings.contact else ""
     return httpx.AsyncClient(
         base_url=base_url,
-        transport=DeadlineTransport(clock, max_connections=max_connections),
+        transport=transport,
         headers={"user-agent": f"feedproxy/{VERSION}{contact}"},
         # A cookie for one question would go along with everyone's.
         cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
@@ -322,10 +350,6 @@ def _gate_policy(settings: Settings, share: float = 1.0) -> GatePolicy:
             probe_s=settings.upstream_timeout,
         ),
     )
-
-
-def _plain(secret: SecretStr | None) -> str | None:
-    return None if secret is None else secret.get_secret_value()
 
 
 def _retry_policy(settings: Settings) -> RetryPolicy:
@@ -353,6 +377,14 @@ async def _running(*work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
 def _tell_crash(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and (error := task.exception()) is not None:
         _log.error("background_work_crashed", exc_info=error)
+
+
+def _gauge(tally: Tally, service: FeedService, memory: MemoryCache[Held], settings: Settings) -> None:
+    tally.gauge("feedproxy_flights", read=lambda: service.flights)
+    tally.gauge("feedproxy_followers", read=lambda: service.followers)
+    tally.gauge("feedproxy_memory_bytes", read=lambda: memory.size_bytes)
+    tally.gauge("feedproxy_memory_limit_bytes", read=lambda: settings.memory_mb * 1024 * 1024)
+    tally.gauge("feedproxy_memory_entries", read=lambda: len(memory))
 
 
 def _longest_life_s(settings: Settings) -> float:
@@ -391,36 +423,11 @@ def _manner(settings: Settings) -> Manner:
     )
 
 
-def _of_store(store: Store, link: Link) -> Finding:
+def _store_report(store: Store, link: Link, about: Mapping[str, str] | None) -> StoreReport:
     if store.loading:
-        return Finding(
-            "store",
-            "warn",
-            "Redis is loading its data: feeds are served from memory alone until it has. Nothing to do.",
-        )
+        return StoreReport(state="loading", about=about)
     if not link.in_step:
-        return Finding(
-            "store",
-            "warn",
-            "Redis does not answer in time: feeds are served from memory alone, and each process keeps to "
-            "its own part of the budget. See that it runs, is reachable and not overloaded.",
-        )
+        return StoreReport(state="away", about=about)
     if store.refusal is not None:
-        return Finding(
-            "store",
-            "warn",
-            f"Redis refuses ({store.refusal}): feeds are not kept over a restart. See its memory and "
-            "disk, and whether it is a replica.",
-        )
-    return Finding("store", "pass")
-
-
-def _of_upstream(gate: FleetGate) -> Finding:
-    if gate.phase is Phase.CLOSED:
-        return Finding("upstream", "pass")
-    return Finding(
-        "upstream",
-        "warn",
-        "The upstream has been failing; stored copies are served, and it is tried again by itself. "
-        "See FEEDPROXY_UPSTREAM and the network if this lasts.",
-    )
+        return StoreReport(state="refusing", detail=store.refusal, about=about)
+    return StoreReport(state="up", about=about)

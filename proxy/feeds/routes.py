@@ -7,7 +7,9 @@ from collections.abc import Mapping
 
 from starlette.types import Receive, Scope, Send
 
+from proxy.clock import Clock
 from proxy.errors import Rejected
+from proxy.feeds.counting import ReadTally
 from proxy.feeds.headers import Manner, preflight
 from proxy.feeds.hits import Hits
 from proxy.feeds.key import FeedKey, canonical_key
@@ -23,10 +25,20 @@ _TARGET = re.compile(rb"/xrpc/([A-Za-z0-9.-]{1,320})/?")
 class FeedRoutes:
     """The ASGI application under /xrpc."""
 
-    def __init__(self, service: FeedService, replies: Replies, hits: Hits, manner: Manner) -> None:
+    def __init__(
+        self,
+        service: FeedService,
+        replies: Replies,
+        hits: Hits,
+        reads: ReadTally,
+        manner: Manner,
+        clock: Clock,
+    ) -> None:
         self._service = service
         self._replies = replies
         self._hits = hits
+        self._reads = reads
+        self._clock = clock
         self._manner = manner
 
     async def __call__(self, scope: Scope, _receive: Receive, send: Send) -> None:
@@ -43,13 +55,15 @@ class FeedRoutes:
 
     async def _reply(self, scope: Scope, request: Mapping[str, str]) -> Reply:
         terms = Terms(request.get("accept-encoding"), request.get("origin"), request.get("if-none-match"))
-        nsid: str | None = None
+        nsid, asked_at = None, self._clock.steady()
         try:
             nsid = _nsid(scope)
             key = _key(scope, nsid, request)
         except Rejected as error:
+            self._reads.rejected(nsid, self._clock.steady() - asked_at)
             return self._replies.reject(error, nsid, terms)
         answer = await self._service.answer(key, (scope.get("client") or ("",))[0])
+        self._reads.answered(nsid, answer, self._clock.steady() - asked_at)
         if answer.held is None:
             assert answer.error is not None  # noqa: S101  (an answer has either)
             return self._replies.fail(answer, answer.error, key.nsid, terms)

@@ -19,6 +19,7 @@ from proxy.feeds.held import Held
 from proxy.feeds.key import FeedKey
 from proxy.feeds.policy import FeedPolicy
 from proxy.resilience.limiter import Asker, Rank
+from proxy.tally import Tally
 
 # How long a client waits for a refresh of a copy that is older than STALE_WHILE_REVALIDATE.
 OLD_PATIENCE_S: Final = 2.0
@@ -66,6 +67,7 @@ class FeedService:
         caches: Caches,
         policy: FeedPolicy,
         clock: Clock,
+        tally: Tally,
         *,
         warming: Callable[[], bool],
     ) -> None:
@@ -74,6 +76,7 @@ class FeedService:
         self._caches = caches
         self._policy = policy
         self._clock = clock
+        self._tally = tally
         self._warming = warming  # whether level 2 may be about to answer
         max_age_s = policy.timeout_s + _WAIT_MARGIN_S
         self._loads: Flights[_Found] = Flights(clock, max_age_s=max_age_s, crashed=lambda _: _Found(None))
@@ -81,6 +84,16 @@ class FeedService:
         self._numbers = itertools.count()
         self._refreshes = 0
         self._given_up = False
+
+    @property
+    def flights(self) -> int:
+        """How many questions are under way."""
+        return len(self._fills)
+
+    @property
+    def followers(self) -> int:
+        """How many requests wait for them."""
+        return self._fills.waiting
 
     def at_once(self, key: FeedKey) -> Answer | None:
         """The answer to `key`, if memory has one to serve as it is; a refresh is started if one is due."""
@@ -276,13 +289,17 @@ class FeedService:
         async def fly() -> Outcome:
             return await self._filler.fill(key, copy, self._asker(key, client), alone=True)
 
+        self._tally.add("feedproxy_flights_started")
         flight, _ = self._fills.join(f"{key.digest}#{next(self._numbers)}", fly)
         outcome = await self._wait(flight, self._policy.timeout_s + _WAIT_MARGIN_S)
         fwd: Literal["uri-miss", "stale"] = "uri-miss" if copy is None else "stale"
         return await self._told(key, outcome, client, started=True, fwd=fwd, fallback=copy)
 
     def _join(self, key: FeedKey, held: Held | None, asker: Asker) -> tuple[Flight[Outcome], bool]:
-        return self._fills.join(key.digest, lambda: self._filler.fill(key, held, asker))
+        flight, started = self._fills.join(key.digest, lambda: self._filler.fill(key, held, asker))
+        if started:
+            self._tally.add("feedproxy_flights_started")
+        return flight, started
 
     async def _wait(self, flight: Flight[Outcome], timeout_s: float) -> Outcome:
         try:
