@@ -59,11 +59,12 @@ def serve(
     settings = load_settings(os.environ, host=host, port=port, workers=workers)
 
     from proxy import supervisor, telemetry
-    from proxy.syndication.accounts import load_accounts
+    from proxy.syndication.accounts import load_accounts, secrets_of
 
     # What is wrong with a secret stops the start, not each process that is started, again and again.
     load_accounts(settings.tenants, os.environ)
-    telemetry.configure_logging(settings, role="supervisor")
+    redactor = telemetry.configure_logging(settings, role="supervisor")
+    redactor.learn(secrets_of(settings.tenants, os.environ))
     supervisor.serve(settings, os.environ)
 
 

@@ -26,7 +26,7 @@ from proxy.resilience.admin_token import AdminToken
 from proxy.settings import Settings
 from proxy.syndication.standing import QueueStanding
 from proxy.tally import BEAT_S, Board, new_memory
-from proxy.telemetry import get_logger
+from proxy.telemetry import Redactor, get_logger
 from proxy.tracing import ClosableSpans, NoSpans, Spans
 
 _log = get_logger()
@@ -42,6 +42,7 @@ class Process:
     board: Board = field(default_factory=lambda: Board(LAYOUT, new_memory()))
     place: int = 0
     spans: Spans = field(default_factory=NoSpans)
+    redactor: Redactor = field(default_factory=Redactor)
 
     def ready(self) -> bool:
         """Whether requests may come: all web processes of the host are up, and none is to go."""

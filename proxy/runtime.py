@@ -34,8 +34,9 @@ from proxy.ops.families import LAYOUT
 from proxy.resilience.admin_token import AdminToken
 from proxy.settings import Settings, load_settings, load_tenants
 from proxy.store.link import PATIENCE_S
+from proxy.syndication.accounts import secrets_of
 from proxy.tally import Board, Tally
-from proxy.telemetry import configure_logging, get_logger
+from proxy.telemetry import Redactor, configure_logging, get_logger
 from proxy.tenants import Tenants
 from proxy.tracing import TracedApp
 
@@ -63,12 +64,13 @@ class WebApp:
     ops: ASGIApp
     config: Path | None
     tally: Tally
+    redactor: Redactor
     reading: Reading
     syndication: Syndication
 
     async def reload(self) -> None:
         """Read feedproxy.toml and password files again."""
-        tenants = await _reloaded(self.config, self.syndication)
+        tenants = await _reloaded(self.config, self.syndication, self.redactor)
         if tenants is not None:
             self.reading.rules.current = tenants.feeds
 
@@ -108,6 +110,7 @@ async def web_app(
             ops=_application(observed.own_routes()),
             config=settings.config,
             tally=instruments.tally,
+            redactor=process.redactor,
             reading=feeds,
             syndication=posts,
         )
@@ -140,10 +143,11 @@ async def _reloading(reload: Callable[[], Awaitable[None]]) -> AsyncIterator[Non
         await asyncio.wait([heeding])
 
 
-async def _reloaded(config: Path | None, syndication: Syndication) -> Tenants | None:
+async def _reloaded(config: Path | None, syndication: Syndication, redactor: Redactor) -> Tenants | None:
     """feedproxy.toml as it is now. What is wrong with it is logged, and the old one stays in force."""
     try:
         tenants = load_tenants(config)
+        redactor.learn(secrets_of(tenants, os.environ))
         await syndication.book.reload(tenants, os.environ)
     except UsageError as error:
         _log.error("reload_refused", reason=str(error))
@@ -304,7 +308,7 @@ async def run_worker(settings: Settings, process: Process, listener: socket.sock
         loop = asyncio.get_running_loop()
 
         async def reload() -> None:
-            if await _reloaded(settings.config, posts) is not None:
+            if await _reloaded(settings.config, posts, process.redactor) is not None:
                 worker.reload()
 
         def stop() -> None:
@@ -335,7 +339,7 @@ class Handed:
     place: int = 0
 
 
-async def _run(settings: Settings, handed: Handed) -> None:
+async def _run(settings: Settings, handed: Handed, redactor: Redactor) -> None:
     listener, ops_listener = _listener(handed.listen_fd), _listener(handed.ops_fd)
     async with contextlib.AsyncExitStack() as stack:
         control = None
@@ -343,7 +347,7 @@ async def _run(settings: Settings, handed: Handed) -> None:
             control = await stack.enter_async_context(ControlChannel(handed.control_fd))
         spans = spans_if_installed(handed.role, os.environ)
         stack.callback(spans.close)
-        process = Process(role=handed.role, control=control, spans=spans)
+        process = Process(role=handed.role, control=control, spans=spans, redactor=redactor)
         if handed.tally_fd is not None:
             process.board, process.place = Board(LAYOUT, handed.tally_fd), handed.place
         if handed.role == "worker":
@@ -370,8 +374,9 @@ def main(argv: Iterable[str] | None = None) -> int:
     handed = Handed(**{name: value for name, value in given.items() if value is not None})
     try:
         settings = load_settings(os.environ)
-        configure_logging(settings, role=handed.role)
-        uvloop.run(_run(settings, handed))
+        redactor = configure_logging(settings, role=handed.role)
+        redactor.learn(secrets_of(settings.tenants, os.environ))
+        uvloop.run(_run(settings, handed, redactor))
     except FeedproxyError as error:
         sys.stderr.write(f"feedproxy: {error}\n")
         return 2 if isinstance(error, UsageError) else 1
