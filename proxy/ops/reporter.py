@@ -18,7 +18,7 @@ from proxy.tally import Totals
 AGAIN_S: Final = 1.0
 PATIENCE_S: Final = 1.0
 # What the store says of itself changes seldom, but a full disk is to be seen within ten seconds.
-ABOUT_AGAIN_S: Final = 5.0
+ABOUT_AGAIN_S: Final = 2.0
 
 T = TypeVar("T")
 
@@ -84,7 +84,7 @@ class Reporter:
         self._sources = sources
 
     async def report(self) -> Report:
-        """How everything stands, at most a second ago (what the store says of itself, five)."""
+        """How everything stands, at most a second ago (what the store says of itself, two)."""
         own = self._sources
         cache, standing, about = await asyncio.gather(
             own.cache_about.now() if own.cache_about is not None else _nothing(),
