@@ -115,6 +115,9 @@ class Supervisor:
         with _signals({signal.SIGTERM: self.stop, signal.SIGINT: self.stop, signal.SIGHUP: self._reload}):
             host, port = self._listener.getsockname()[:2]
             self._log.info("listening", host=host, port=port, workers=self._settings.workers, pid=os.getpid())
+            if self._ops_listener is not None:
+                host, port = self._ops_listener.getsockname()[:2]
+                self._log.info("operators_listening", host=host, port=port)
             async with asyncio.TaskGroup() as tasks:
                 children = tasks.create_task(self._run_children(), name="children")
                 if self._valkey is not None:

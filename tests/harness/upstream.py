@@ -72,6 +72,7 @@ class Upstream:
         self.answer: Answer = self.feed
         self.version = 1
         self.delay_s = 0.0
+        self.hold: asyncio.Event | None = None  # nothing is answered before it is set
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.StreamWriter] = set()
         self.url = ""
@@ -123,6 +124,8 @@ class Upstream:
         request = Request(head[0].split(" ")[1], {name.lower(): value.strip() for name, _, value in fields})
         self.requests.append(request)
         response = self.answer(request)
+        if self.hold is not None:
+            await self.hold.wait()
         if response.delay_s:
             await asyncio.sleep(response.delay_s)
         if response.hang:
