@@ -56,6 +56,12 @@ class Address:
     sentinel_password: str | None = field(default=None, repr=False)
     tls: Mapping[str, str | bool] | None = field(default=None, repr=False)
 
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """The passwords in it."""
+        key = str((self.tls or {}).get("ssl_password", ""))
+        return tuple(filter(None, (self.password, self.sentinel_password, key)))
+
 
 def parse_address(url: str) -> Address:
     """What `url` says. Raises ValueError, which quotes nothing of it."""

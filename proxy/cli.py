@@ -59,23 +59,32 @@ def serve(
     settings = load_settings(os.environ, host=host, port=port, workers=workers)
 
     from proxy import supervisor, telemetry
-    from proxy.syndication.accounts import load_accounts
+    from proxy.syndication.accounts import load_accounts, secrets_of
 
     # What is wrong with a secret stops the start, not each process that is started, again and again.
     load_accounts(settings.tenants, os.environ)
-    telemetry.configure_logging(settings, role="supervisor")
+    redactor = telemetry.configure_logging(settings, role="supervisor")
+    redactor.learn(secrets_of(settings.tenants, os.environ))
     supervisor.serve(settings, os.environ)
 
 
 @app.command()
-def worker() -> None:
+def worker(
+    port: Annotated[
+        int | None, typer.Option(help="Serve probes and metrics there; 0 takes a free port.")
+    ] = None,
+    host: Annotated[
+        str | None, typer.Option(help="Address for --port to listen on. [FEEDPROXY_HOST]")
+    ] = None,
+) -> None:
     """Work off the queue of posts in the store of FEEDPROXY_REDIS_URL; `serve` has a worker of its own."""
     # It waits until the worker can heed it; until then it would be its end.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     from proxy.errors import OperationalError
     from proxy.settings import load_settings
 
-    if load_settings(os.environ).redis_url is None:
+    settings = load_settings(os.environ, host=host)
+    if settings.redis_url is None:
         raise OperationalError(
             "there is no store to work for: set FEEDPROXY_REDIS_URL, or run `feedproxy serve`, which has a "
             "worker for its own store"
@@ -83,7 +92,13 @@ def worker() -> None:
 
     from proxy import runtime
 
-    sys.exit(runtime.main(["worker"]))
+    listening = []
+    if port is not None:
+        from proxy.supervisor import bind
+
+        listener = bind(settings.host, port)
+        listening.append(f"--listen-fd={listener.detach()}")
+    sys.exit(runtime.main(["worker", *listening]))
 
 
 @app.command()

@@ -14,6 +14,14 @@ IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 MAX_HOPS: Final = 32
 
 _LOOPBACK: Final = (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128"))
+# What no address of the world is in: this host, and networks of somebody's own.
+_OWN: Final = tuple(
+    ipaddress.ip_network(network)
+    for network in (
+        *("127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16"),
+        *("::1/128", "fc00::/7", "fe80::/10"),
+    )
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +72,11 @@ class Trust:
 
     def _client(self, address: IpAddress) -> Client:
         return Client(name_of(address), _is_in(address, self.exempt))
+
+
+def is_own(address: IpAddress) -> bool:
+    """Whether `address` is of this host or of a private network."""
+    return any(address.version == network.version and address in network for network in _OWN)
 
 
 def address_of(text: str) -> IpAddress | None:

@@ -15,7 +15,6 @@ from collections.abc import (
     Callable,
     Collection,
     Coroutine,
-    Iterator,
     Mapping,
     Sequence,
 )
@@ -24,7 +23,6 @@ from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, Final
 
 import httpx
-from pydantic import SecretStr
 from starlette.routing import BaseRoute, Mount
 
 from proxy.bluesky.appview import AppView, RetryPolicy
@@ -40,6 +38,7 @@ from proxy.errors import PdsError, UsageError
 from proxy.feeds.actors import Actors
 from proxy.feeds.admin import AdminRoutes
 from proxy.feeds.changes import Changes, Herald, herald_of
+from proxy.feeds.counting import ReadTally
 from proxy.feeds.failing import FIRST_S, FailingKeys
 from proxy.feeds.fill import Caches, Filler
 from proxy.feeds.headers import Manner
@@ -56,8 +55,11 @@ from proxy.feeds.routes import FeedRoutes
 from proxy.feeds.service import FeedService
 from proxy.feeds.shared import SharedCache, channel_of, prefix_of
 from proxy.feeds.wording import wording
-from proxy.ops.health import Finding
-from proxy.resilience.breaker import BreakerPolicy, Phase
+from proxy.instruments import Instruments
+from proxy.ops.report import ReadReport, StoreReport
+from proxy.resilience.admin_token import AdminToken
+from proxy.resilience.breaker import BreakerPolicy
+from proxy.resilience.counting import CountedGate
 from proxy.resilience.fleet_gate import FleetGate
 from proxy.resilience.gate import GatePolicy, LocalGate
 from proxy.resilience.limiter import Rate
@@ -72,6 +74,7 @@ from proxy.store.servers import servers_of
 from proxy.syndication.accounts import AccountBook, TokenCheck
 from proxy.syndication.announcing import Announcing, Changed
 from proxy.syndication.attempt import Publish
+from proxy.syndication.counting import CountedPublish
 from proxy.syndication.direct import DirectPublisher
 from proxy.syndication.durability import Durability
 from proxy.syndication.gates import GateKeeper
@@ -82,6 +85,7 @@ from proxy.syndication.queue import JobQueue, QueuePolicy
 from proxy.syndication.routes import SyndicationRoutes
 from proxy.syndication.waiting import Waiters, WaitPolicy
 from proxy.syndication.worker import Worker, WorkerPolicy
+from proxy.tally import Tally
 from proxy.telemetry import get_logger
 from proxy.tenants import Account
 from proxy.version import VERSION
@@ -122,22 +126,24 @@ class Reading:
             self.changes.note(name, 0.0)
         self.herald.tell(names)
 
-    def findings(self) -> Iterator[Finding]:
-        """The state of its parts."""
-        yield _of_store(self.store, self.link)
-        yield _of_upstream(self.gate)
-        if len(self.caches.unshared):
-            yield Finding(
-                "storability",
-                "warn",
-                "The upstream forbids to store some answers (no-store, private or Vary): each of their "
-                "readers costs a request. See what stands between this host and the upstream.",
-            )
+    def report(self, about: Mapping[str, str] | None) -> ReadReport:
+        """The state of its parts; `about` is what the store says of itself."""
+        return ReadReport(
+            store=_store_report(self.store, self.link, about),
+            phase=self.gate.phase,
+            closed_for_s=self.gate.closed_for_s(),
+            unshared=len(self.caches.unshared),
+        )
 
 
 @contextlib.asynccontextmanager
 async def reading(
-    settings: Settings, clock: Clock, *, patience_s: float = PATIENCE_S
+    settings: Settings,
+    clock: Clock,
+    instruments: Instruments,
+    admin_token: AdminToken,
+    *,
+    patience_s: float = PATIENCE_S,
 ) -> AsyncIterator[Reading]:
     """Everything that feeds need. `patience_s` is for how long a reader waits for a store that hesitates."""
     rules = Rules(settings.tenants.feeds)
@@ -161,7 +167,14 @@ async def reading(
             changed=changes.note,
         )
         client = await stack.enter_async_context(
-            _client(settings, clock, settings.upstream_concurrency, base_url=settings.upstream)
+            _client(
+                settings,
+                instruments.transport(
+                    DeadlineTransport(clock, max_connections=settings.upstream_concurrency),
+                    "feedproxy_upstream",
+                ),
+                base_url=settings.upstream,
+            )
         )
         gate = FleetGate(
             link,
@@ -171,14 +184,26 @@ async def reading(
             clock,
             prefix=f"{prefix}{{fleet}}:",
         )
-        appview = AppView(client, gate, clock, _retry_policy(settings), draw=draw)
+        tally = instruments.tally
+        appview = AppView(
+            client, CountedGate(gate, tally, clock), clock, _retry_policy(settings), draw=draw, tally=tally
+        )
         caches = _caches(settings, clock, _shared(settings, clock, link, prefix=prefix, channel=news.channel))
         leases = Leases(caches.shared, news, clock, draw=draw)
         filler = Filler(appview, caches, leases, purges, policy, clock, draw=draw)
         popular = Popular(link, clock, prefix=f"{prefix}{{fleet}}:")
         service = FeedService(
-            filler, appview, caches, policy, clock, changes, popular, warming=lambda: store.warming
+            filler,
+            appview,
+            caches,
+            policy,
+            clock,
+            changes,
+            popular,
+            tally,
+            warming=lambda: store.warming,
         )
+        _gauge(tally, service, caches.memory, settings)
         purges.swept = service.sweep
         await stack.enter_async_context(
             _running(news.listen(), link.keep_in_step(leases.beat, gate.beat, purges.beat, popular.beat))
@@ -188,13 +213,14 @@ async def reading(
         replies = Replies(manner, clock)
         actors = Actors(settings.actors, service.answer)
         trust = Trust(settings.trusted_proxies, settings.client_exempt)
-        hits = Hits(service, caches.memory, replies, clock)
+        reads = ReadTally(tally)
+        hits = Hits(service, caches.memory, replies, reads, clock)
         yield Reading(
             service=service,
             hits=hits,
             rules=rules,
-            route=Mount("/xrpc", FeedRoutes(service, actors, replies, hits, manner, trust)),
-            admin=AdminRoutes(purges, service, clock, token=_plain(settings.admin_token)).routes(),
+            route=Mount("/xrpc", FeedRoutes(service, actors, replies, hits, reads, manner, trust, clock)),
+            admin=AdminRoutes(purges, service, admin_token, trust).routes(),
             store=store,
             link=link,
             gate=gate,
@@ -238,6 +264,7 @@ class Syndication:
     sessions: Sessions
     publish: Publish
     store_config: Callable[[], Awaitable[Mapping[str, str]]]
+    instruments: Instruments
 
     def routes(self, settings: Settings, clock: Clock, draining: asyncio.Event) -> list[BaseRoute]:
         """The intake: /syndicate and what belongs to it."""
@@ -269,7 +296,11 @@ class Syndication:
         policy = WorkerPolicy(concurrency=settings.worker_concurrency, lease_s=settings.lease_s)
         name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:12]}"
         draw = random.Random().random  # noqa: S311  (jitter, not secrets)
-        return Worker(self.queue, self.publish, self.fingerprints, clock, policy, name=name, draw=draw)
+        publish = CountedPublish(self.publish, self.instruments, clock)
+        worker = Worker(self.queue, publish, self.fingerprints, clock, policy, name=name, draw=draw)
+        self.instruments.tally.gauge("feedproxy_pool_size", read=lambda: policy.concurrency)
+        self.instruments.tally.gauge("feedproxy_pool_busy", read=lambda: worker.in_flight)
+        return worker
 
     def fingerprints(self) -> Mapping[str, str]:
         """The accounts that can be logged in to, with what tells one password from the next."""
@@ -288,7 +319,11 @@ class Syndication:
 
 @contextlib.asynccontextmanager
 async def syndicating(
-    settings: Settings, clock: Clock, environ: Mapping[str, str], changed: Changed
+    settings: Settings,
+    clock: Clock,
+    environ: Mapping[str, str],
+    instruments: Instruments,
+    changed: Changed,
 ) -> AsyncIterator[Syndication]:
     """Everything that posts need; `changed` hears of accounts whose posts have changed.
 
@@ -303,7 +338,10 @@ async def syndicating(
         store = QueueStore(servers, clock)
         stack.push_async_callback(store.aclose)
         connections = settings.worker_concurrency + _SPARE_CONNECTIONS
-        client = await stack.enter_async_context(_client(settings, clock, connections))
+        transport = DeadlineTransport(clock, max_connections=connections)
+        client = await stack.enter_async_context(
+            _client(settings, instruments.transport(transport, "feedproxy_pds"))
+        )
         wire = Wire(client, clock)
         rate = Rate(per_s=settings.pds_rps, burst=settings.pds_burst)
         alone = LocalPace(replace(rate, per_s=rate.per_s * settings.degraded_share), clock)
@@ -323,6 +361,7 @@ async def syndicating(
             sessions=sessions,
             publish=Announcing(publisher, lambda: book.current, changed),
             store_config=persistence_of(servers, prefix),
+            instruments=instruments,
         )
 
 
@@ -346,12 +385,12 @@ def _store(settings: Settings, clock: Clock) -> Store:
 
 
 def _client(
-    settings: Settings, clock: Clock, max_connections: int, *, base_url: str = ""
+    settings: Settings, transport: httpx.AsyncBaseTransport, *, base_url: str = ""
 ) -> httpx.AsyncClient:
     contact = f" ({settings.contact})" if settings.contact else ""
     return httpx.AsyncClient(
         base_url=base_url,
-        transport=DeadlineTransport(clock, max_connections=max_connections),
+        transport=transport,
         headers={"user-agent": f"feedproxy/{VERSION}{contact}"},
         # A cookie for one question would go along with everyone's.
         cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
@@ -376,10 +415,6 @@ def _gate_policy(settings: Settings, share: float = 1.0) -> GatePolicy:
             probe_s=settings.upstream_timeout,
         ),
     )
-
-
-def _plain(secret: SecretStr | None) -> str | None:
-    return None if secret is None else secret.get_secret_value()
 
 
 def _retry_policy(settings: Settings) -> RetryPolicy:
@@ -407,6 +442,14 @@ async def _running(*work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
 def _tell_crash(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and (error := task.exception()) is not None:
         _log.error("background_work_crashed", exc_info=error)
+
+
+def _gauge(tally: Tally, service: FeedService, memory: MemoryCache[Held], settings: Settings) -> None:
+    tally.gauge("feedproxy_flights", read=lambda: service.flights)
+    tally.gauge("feedproxy_followers", read=lambda: service.followers)
+    tally.gauge("feedproxy_memory_bytes", read=lambda: memory.size_bytes)
+    tally.gauge("feedproxy_memory_limit_bytes", read=lambda: settings.memory_mb * 1024 * 1024)
+    tally.gauge("feedproxy_memory_entries", read=lambda: len(memory))
 
 
 def _shared(settings: Settings, clock: Clock, link: Link, *, prefix: str, channel: str) -> SharedCache:
@@ -439,36 +482,11 @@ def _manner(settings: Settings) -> Manner:
     )
 
 
-def _of_store(store: Store, link: Link) -> Finding:
+def _store_report(store: Store, link: Link, about: Mapping[str, str] | None) -> StoreReport:
     if store.loading:
-        return Finding(
-            "store",
-            "warn",
-            "Redis is loading its data: feeds are served from memory alone until it has. Nothing to do.",
-        )
+        return StoreReport(state="loading", about=about)
     if not link.in_step:
-        return Finding(
-            "store",
-            "warn",
-            "Redis does not answer in time: feeds are served from memory alone, and each process keeps to "
-            "its own part of the budget. See that it runs, is reachable and not overloaded.",
-        )
+        return StoreReport(state="away", about=about)
     if store.refusal is not None:
-        return Finding(
-            "store",
-            "warn",
-            f"Redis refuses ({store.refusal}): feeds are not kept over a restart. See its memory and "
-            "disk, and whether it is a replica.",
-        )
-    return Finding("store", "pass")
-
-
-def _of_upstream(gate: FleetGate) -> Finding:
-    if gate.phase is Phase.CLOSED:
-        return Finding("upstream", "pass")
-    return Finding(
-        "upstream",
-        "warn",
-        "The upstream has been failing; stored copies are served, and it is tried again by itself. "
-        "See FEEDPROXY_UPSTREAM and the network if this lasts.",
-    )
+        return StoreReport(state="refusing", detail=store.refusal, about=about)
+    return StoreReport(state="up", about=about)

@@ -44,6 +44,11 @@ class ConnectionLimits:
     _open: int = 0
     _by_client: Counter[str] = field(default_factory=Counter)
 
+    @property
+    def open(self) -> int:
+        """How many there are."""
+        return self._open
+
     def admit(self, peer: str | None) -> bool:
         """Count one more connection from `peer` (None: a unix socket); False if that is one too many."""
         client = self._client(peer)

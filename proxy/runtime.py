@@ -12,16 +12,17 @@ import select
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import uvicorn
 import uvloop
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute
 from starlette.types import ASGIApp
 
 from proxy.clock import Clock, SystemClock
@@ -36,11 +37,16 @@ from proxy.composition import (
 from proxy.control import ControlChannel
 from proxy.edge import ConnectionLimits, EdgeConfig, ShortCut
 from proxy.errors import FeedproxyError, UsageError
-from proxy.ops.health import Finding, Health
+from proxy.observing import Process, observing, spans_if_installed
+from proxy.ops.families import LAYOUT
+from proxy.resilience.admin_token import AdminToken
 from proxy.settings import Settings, load_settings, load_tenants
 from proxy.store.link import PATIENCE_S
-from proxy.telemetry import configure_logging, get_logger
+from proxy.syndication.accounts import secrets_of
+from proxy.tally import Board, Tally
+from proxy.telemetry import Redactor, configure_logging, get_logger
 from proxy.tenants import Tenants
+from proxy.tracing import TracedApp
 
 MAX_CONNECTIONS: Final = 10_000
 MAX_CONNECTIONS_PER_CLIENT: Final = 100
@@ -55,43 +61,32 @@ _LAST_CALL_S: Final = 0.5
 _log = get_logger()
 
 
-@dataclass(slots=True, kw_only=True)
-class Process:
-    """What this process is doing, for the probes."""
-
-    control: ControlChannel | None = None
-    stopping: asyncio.Event = field(default_factory=asyncio.Event)
-
-    def ready(self) -> bool:
-        """Whether requests may come: all web processes of the host are up, and none is to go."""
-        return not self.stopping.is_set() and (self.control is None or self.control.complete)
-
-    def findings(self) -> Iterator[Finding]:
-        """What the supervisor has told."""
-        if self.control is not None and self.control.incidents:
-            yield Finding(
-                "store_data",
-                "warn",
-                "Stored data was damaged and has been cut back to what is sound. Check the disk; delete the "
-                "copy of the damaged files once it is of no more use. This warning ends with the next start. "
-                + " | ".join(self.control.incidents),
-            )
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WebApp:
-    """A web process's application, and what may be done to it while it runs."""
+    """A web process's application, and what may be done to it while it runs.
+
+    `ops` is the one for OPS_LISTEN.
+    """
 
     app: ASGIApp
+    ops: ASGIApp
     config: Path | None
+    tally: Tally
+    redactor: Redactor
     reading: Reading
     syndication: Syndication
 
     async def reload(self) -> None:
         """Read feedproxy.toml and password files again."""
-        tenants = await _reloaded(self.config, self.syndication)
+        tenants = await _reloaded(self.config, self.syndication, self.redactor)
         if tenants is not None:
             self.reading.rules.current = tenants.feeds
+
+    def watch(self, server: WebServer) -> None:
+        """Count the connections of `server`."""
+        if isinstance(server.config, EdgeConfig):
+            limits = server.config.limits
+            self.tally.gauge("feedproxy_connections", read=lambda: limits.open)
 
     def give_up(self) -> None:
         """Answer everyone who still waits for the upstream with what there is."""
@@ -103,23 +98,36 @@ async def web_app(
     settings: Settings, clock: Clock, process: Process, *, patience_s: float = PATIENCE_S
 ) -> AsyncIterator[WebApp]:
     """The application of a web process, open for as long as the block lasts. `patience_s`: see `reading`."""
+    instruments, token = process.instruments(clock), AdminToken(settings.admin_token, clock)
     async with (
-        reading(settings, clock, patience_s=patience_s) as feeds,
-        syndicating(settings, clock, os.environ, feeds.changed) as posts,
+        reading(settings, clock, instruments, token, patience_s=patience_s) as feeds,
+        syndicating(settings, clock, os.environ, instruments, feeds.changed) as posts,
+        observing(settings, clock, process, instruments, token, posts=posts, feeds=feeds) as observed,
     ):
-        health = Health(process.ready, lambda: (*process.findings(), *feeds.findings()))
-        app = Starlette(
-            routes=[
-                *health.routes(),
+        app = _application(
+            [
+                *observed.routes(),
                 feeds.route,
                 *feeds.admin,
                 *posts.routes(settings, clock, process.stopping),
                 *widget_routes(settings, feeds),
-            ],
-            exception_handlers={404: _not_found, 405: _not_found},
+            ]
         )
-        app.router.redirect_slashes = False  # what does not exist is said not to exist
-        yield WebApp(app=app, config=settings.config, reading=feeds, syndication=posts)
+        yield WebApp(
+            app=TracedApp(app, process.spans),
+            ops=_application(observed.own_routes()),
+            config=settings.config,
+            tally=instruments.tally,
+            redactor=process.redactor,
+            reading=feeds,
+            syndication=posts,
+        )
+
+
+def _application(routes: Sequence[BaseRoute]) -> Starlette:
+    app = Starlette(routes=routes, exception_handlers={404: _not_found, 405: _not_found})
+    app.router.redirect_slashes = False  # what does not exist is said not to exist
+    return app
 
 
 @contextlib.asynccontextmanager
@@ -143,10 +151,11 @@ async def _reloading(reload: Callable[[], Awaitable[None]]) -> AsyncIterator[Non
         await asyncio.wait([heeding])
 
 
-async def _reloaded(config: Path | None, syndication: Syndication) -> Tenants | None:
+async def _reloaded(config: Path | None, syndication: Syndication, redactor: Redactor) -> Tenants | None:
     """feedproxy.toml as it is now. What is wrong with it is logged, and the old one stays in force."""
     try:
         tenants = load_tenants(config)
+        redactor.learn(secrets_of(tenants, os.environ))
         await syndication.book.reload(tenants, os.environ)
     except UsageError as error:
         _log.error("reload_refused", reason=str(error))
@@ -229,11 +238,14 @@ def web_server(app: ASGIApp, settings: Settings, short_cut: ShortCut | None = No
     )
 
 
-async def run_web(settings: Settings, listener: socket.socket, control: ControlChannel | None) -> None:
-    """Serve from `listener` until SIGTERM."""
-    process = Process(control=control)
+async def run_web(
+    settings: Settings, process: Process, listener: socket.socket, ops_listener: socket.socket | None
+) -> None:
+    """Serve from `listener` until SIGTERM, and what is for operators alone from `ops_listener`."""
     async with web_app(settings, SystemClock(), process) as web:
         server = web_server(web.app, settings, web.reading.hits.answer)
+        web.watch(server)
+        ops_server = None if ops_listener is None else web_server(web.ops, settings)
         loop = asyncio.get_running_loop()
 
         def drain() -> None:
@@ -244,15 +256,29 @@ async def run_web(settings: Settings, listener: socket.socket, control: ControlC
 
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, drain)
-        announcing = asyncio.create_task(_announce(server, control, web.reading.service.warm_up))
+        announcing = asyncio.create_task(_announce(server, process.control, web.reading.service.warm_up))
         # What is there now stays. To look through all of it for garbage takes 0.1 s, in the middle of a rush.
         gc.freeze()
         try:
-            async with _reloading(web.reload):
+            async with _reloading(web.reload), _serving_beside(ops_server, ops_listener):
                 await server.serve(sockets=[listener])
         finally:
             announcing.cancel()
             await asyncio.wait([announcing])
+
+
+@contextlib.asynccontextmanager
+async def _serving_beside(server: WebServer | None, listener: socket.socket | None) -> AsyncIterator[None]:
+    """`server` at work for as long as the block lasts."""
+    if server is None or listener is None:
+        yield
+        return
+    serving = asyncio.create_task(server.serve(sockets=[listener]), name="operators' listener")
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        await serving
 
 
 async def _announce(
@@ -273,25 +299,38 @@ async def _announce(
     os._exit(1)
 
 
-async def run_worker(settings: Settings, control: ControlChannel | None) -> None:
-    """Work off the queue until SIGTERM; what is in flight then finishes or goes back."""
+async def run_worker(settings: Settings, process: Process, listener: socket.socket | None) -> None:
+    """Work off the queue until SIGTERM; what is in flight then finishes or goes back.
+
+    Probes and metrics are served from `listener`.
+    """
     clock = SystemClock()
+    instruments, token = process.instruments(clock), AdminToken(settings.admin_token, clock)
     async with (
         telling_of_changes(settings, clock) as changed,
-        syndicating(settings, clock, os.environ, changed) as posts,
+        syndicating(settings, clock, os.environ, instruments, changed) as posts,
+        observing(settings, clock, process, instruments, token, posts=posts) as observed,
     ):
         worker = posts.worker(settings, clock)
+        server = None
+        if listener is not None:
+            server = web_server(_application(observed.worker_routes()), settings)
+            _log.info("listening", port=listener.getsockname()[1], pid=os.getpid())
         loop = asyncio.get_running_loop()
 
         async def reload() -> None:
-            if await _reloaded(settings.config, posts) is not None:
+            if await _reloaded(settings.config, posts, process.redactor) is not None:
                 worker.reload()
 
+        def stop() -> None:
+            process.stopping.set()
+            worker.stop()
+
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, worker.stop)
-        watching = asyncio.create_task(_announce(None, control))
+            loop.add_signal_handler(number, stop)
+        watching = asyncio.create_task(_announce(None, process.control))
         try:
-            async with _reloading(reload):
+            async with _reloading(reload), _serving_beside(server, listener):
                 await posts.book.current.warm()
                 await worker.run()
         finally:
@@ -299,38 +338,56 @@ async def run_worker(settings: Settings, control: ControlChannel | None) -> None
             await asyncio.wait([watching])
 
 
-async def _worker(settings: Settings, control_fd: int | None) -> None:
-    if control_fd is None:
-        await run_worker(settings, None)
-        return
-    async with ControlChannel(control_fd) as control:
-        await run_worker(settings, control)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Handed:
+    """What a child process is given: file descriptors, and the number of its place on the board."""
+
+    role: Literal["web", "worker"]
+    listen_fd: int | None = None
+    ops_fd: int | None = None
+    control_fd: int | None = None
+    tally_fd: int | None = None
+    place: int = 0
 
 
-async def _web(settings: Settings, listen_fd: int, control_fd: int | None) -> None:
-    listener = socket.socket(fileno=listen_fd)
+async def _run(settings: Settings, handed: Handed, redactor: Redactor) -> None:
+    listener, ops_listener = _listener(handed.listen_fd), _listener(handed.ops_fd)
+    async with contextlib.AsyncExitStack() as stack:
+        control = None
+        if handed.control_fd is not None:
+            control = await stack.enter_async_context(ControlChannel(handed.control_fd))
+        spans = spans_if_installed(handed.role, os.environ)
+        stack.callback(spans.close)
+        process = Process(role=handed.role, control=control, spans=spans, redactor=redactor)
+        if handed.tally_fd is not None:
+            process.board, process.place = Board(LAYOUT, handed.tally_fd), handed.place
+        if handed.role == "worker":
+            await run_worker(settings, process, listener)
+        elif listener is not None:
+            await run_web(settings, process, listener, ops_listener)
+
+
+def _listener(fd: int | None) -> socket.socket | None:
+    if fd is None:
+        return None
+    listener = socket.socket(fileno=fd)
     listener.setblocking(False)  # noqa: FBT003
-    if control_fd is None:
-        await run_web(settings, listener, None)
-        return
-    async with ControlChannel(control_fd) as control:
-        await run_web(settings, listener, control)
+    return listener
 
 
 def main(argv: Iterable[str] | None = None) -> int:
     """Entry point of a child process; its options come from the supervisor. Returns the exit code."""
     parser = argparse.ArgumentParser(prog="proxy.runtime")
     parser.add_argument("role", choices=["web", "worker"])
-    parser.add_argument("--listen-fd", type=int)
-    parser.add_argument("--control-fd", type=int)
-    options = parser.parse_args(None if argv is None else list(argv))
+    for number in ("listen-fd", "ops-fd", "control-fd", "tally-fd", "place"):
+        parser.add_argument(f"--{number}", type=int)
+    given = vars(parser.parse_args(None if argv is None else list(argv)))
+    handed = Handed(**{name: value for name, value in given.items() if value is not None})
     try:
         settings = load_settings(os.environ)
-        configure_logging(settings, role=options.role)
-        if options.role == "worker":
-            uvloop.run(_worker(settings, options.control_fd))
-        else:
-            uvloop.run(_web(settings, options.listen_fd, options.control_fd))
+        redactor = configure_logging(settings, role=handed.role)
+        redactor.learn(secrets_of(settings.tenants, os.environ))
+        uvloop.run(_run(settings, handed, redactor))
     except FeedproxyError as error:
         sys.stderr.write(f"feedproxy: {error}\n")
         return 2 if isinstance(error, UsageError) else 1

@@ -11,7 +11,7 @@ import ipaddress
 import re
 import ssl
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -216,6 +216,14 @@ class Settings(BaseModel):
     def store_url(self) -> SecretStr | None:
         """The Redis of cache, limiter and leases; None where the embedded Valkey serves."""
         return self.cache_redis_url or self.redis_url
+
+    def secrets(self) -> Iterator[str]:
+        """What must be seen nowhere: the admin token, and what stands secret in addresses of stores."""
+        if self.admin_token is not None:
+            yield self.admin_token.get_secret_value()
+        for url in (self.redis_url, self.cache_redis_url):
+            if url is not None:
+                yield from parse_address(url.get_secret_value()).secrets
 
     def effective(self) -> dict[str, str]:
         """Every variable with its value as text, secrets masked, in the order of the documentation."""

@@ -20,6 +20,7 @@ from proxy.errors import OperationalError
 from proxy.settings import PREFIX, Settings
 from proxy.store.datadir import data_dir_lock
 from proxy.store.embedded import EmbeddedValkey
+from proxy.tally import new_memory
 from proxy.telemetry import get_logger
 
 # -P: a directory called `proxy` where the operator happens to stand is not ours.
@@ -73,9 +74,10 @@ class _Child:
 class Supervisor:
     """Keeps the processes of one host running until told to stop.
 
-    `listener` is the bound socket that all web processes accept from; a stop closes it. `valkey` is None
-    where the operator runs a Redis. `child_command` is followed by the role and its options. Signals: SIGTERM
-    and SIGINT stop, a second one stops faster, SIGHUP goes on to the children.
+    `listener` is the bound socket that all web processes accept from, `ops_listener` one for operators alone;
+    a stop closes both. `valkey` is None where the operator runs a Redis. `child_command` is followed by the
+    role and its options. Signals: SIGTERM and SIGINT stop, a second one stops faster, SIGHUP goes on to the
+    children.
     """
 
     def __init__(
@@ -84,12 +86,15 @@ class Supervisor:
         environ: Mapping[str, str],
         *,
         listener: socket.socket,
+        ops_listener: socket.socket | None = None,
         valkey: EmbeddedValkey | None,
         child_command: Sequence[str] = CHILD_COMMAND,
         clock: Clock | None = None,
     ) -> None:
         self._settings = settings
         self._listener = listener
+        self._ops_listener = ops_listener
+        self._tally_fd = new_memory(places=settings.workers + 1)
         self._valkey = valkey
         if valkey is not None:
             valkey.on_incident = self._tell_children
@@ -116,6 +121,9 @@ class Supervisor:
                     "every_feed_is_served",
                     remedy=f"name yours in {PREFIX}ACTORS, or anybody may use this proxy for any feed",
                 )
+            if self._ops_listener is not None:
+                host, port = self._ops_listener.getsockname()[:2]
+                self._log.info("operators_listening", host=host, port=port)
             async with asyncio.TaskGroup() as tasks:
                 children = tasks.create_task(self._run_children(), name="children")
                 if self._valkey is not None:
@@ -147,6 +155,8 @@ class Supervisor:
         stop_by = self._clock.steady() + STOP_S
         # While any process has it open, connections are accepted by the kernel, and answered by nobody.
         self._listener.close()
+        if self._ops_listener is not None:
+            self._ops_listener.close()
         self._signal_children(signal.SIGTERM)
         hurry = asyncio.create_task(self._hurry.wait())
         await asyncio.wait([children, hurry], timeout=DRAIN_S, return_when=asyncio.FIRST_COMPLETED)
@@ -198,7 +208,7 @@ class Supervisor:
         link, theirs = ChildLink.pair()
         try:
             with theirs:
-                process = await self._spawn(role, theirs.fileno())
+                process = await self._spawn(role, slot, theirs.fileno())
         except OSError as error:
             self._log.error("child_not_started", child=role, slot=slot, error=str(error))
             await link.close()
@@ -221,14 +231,17 @@ class Supervisor:
             await link.close()
             self._tell_children()
 
-    async def _spawn(self, role: str, control_fd: int) -> asyncio.subprocess.Process:
-        handed = {"control": control_fd}
+    async def _spawn(self, role: str, slot: int, control_fd: int) -> asyncio.subprocess.Process:
+        handed = {"control": control_fd, "tally": self._tally_fd}
         if role == "web":
             handed["listen"] = self._listener.fileno()
+            if self._ops_listener is not None:
+                handed["ops"] = self._ops_listener.fileno()
         return await asyncio.create_subprocess_exec(
             *self._child_command,
             role,
             *(f"--{name}-fd={number}" for name, number in handed.items()),
+            f"--place={slot}",
             env=self._child_environ,
             stdin=asyncio.subprocess.DEVNULL,
             pass_fds=tuple(handed.values()),
@@ -270,17 +283,29 @@ def serve(
             data_dir = held.enter_context(data_dir_lock(settings.data_dir))
             valkey = EmbeddedValkey(data_dir, memory_mb=settings.embedded_memory_mb)
         listener = held.enter_context(bind(settings.host, settings.port))
-        asyncio.run(_supervise(settings, environ, listener, valkey, child_command))
+        ops_listener = None
+        if settings.ops_listen is not None:
+            host, _, port = settings.ops_listen.rpartition(":")
+            ops_listener = held.enter_context(bind(host.strip("[]"), int(port)))
+        asyncio.run(_supervise(settings, environ, listener, ops_listener, valkey, child_command))
 
 
 async def _supervise(
     settings: Settings,
     environ: Mapping[str, str],
     listener: socket.socket,
+    ops_listener: socket.socket | None,
     valkey: EmbeddedValkey | None,
     child_command: Sequence[str],
 ) -> None:
-    await Supervisor(settings, environ, listener=listener, valkey=valkey, child_command=child_command).run()
+    await Supervisor(
+        settings,
+        environ,
+        listener=listener,
+        ops_listener=ops_listener,
+        valkey=valkey,
+        child_command=child_command,
+    ).run()
 
 
 def serves_anything_to_anyone(settings: Settings, host: str) -> bool:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import logging
+import re
 import sys
+from collections.abc import Iterable
 from typing import Any, TextIO, cast
 
 import structlog
@@ -18,6 +21,17 @@ _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARN
 _TRACEBACKS = structlog.processors.ExceptionRenderer(
     structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
 )
+
+# What looks like a secret, wherever it came from: a password in a URL, a bearer token, a session's token.
+_LIKE_SECRETS = re.compile(
+    r"(?P<url>://[^/\s:@\"]*:)[^/\s@\"]+(?=@)"
+    r"|(?P<bearer>\bBearer )[^\s\"',]+"
+    r"|\beyJ[\w-]+\.[\w-]+\.[\w-]+",
+    re.ASCII,
+)
+_MASK = "********"
+# Shorter ones would mask words that mean nothing.
+_SHORTEST = 8
 
 Logger = structlog.typing.FilteringBoundLogger
 
@@ -44,12 +58,38 @@ class _Unbreakable(io.TextIOBase):
         return False
 
 
-def configure_logging(settings: Settings, *, role: str, target: TextIO = sys.stderr) -> None:
+class Redactor:
+    """Takes secrets out of lines of the log: those that it knows, and what looks like one."""
+
+    def __init__(self) -> None:
+        self._known: re.Pattern[str] | None = None
+        self._secrets: set[str] = set()
+
+    def learn(self, secrets: Iterable[str]) -> None:
+        """These are secret from now on, as well as those before."""
+        found = {secret for secret in secrets if len(secret) >= _SHORTEST}
+        # As JSON and Python write them, too.
+        self._secrets |= {
+            written[1:-1] for each in found for written in (f"'{each}'", json.dumps(each), repr(each))
+        }
+        longest_first = sorted(self._secrets, key=len, reverse=True)
+        self._known = re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
+
+    def __call__(self, line: str) -> str:
+        """`line` with its secrets masked."""
+        if self._known is not None:
+            line = self._known.sub(_MASK, line)
+        return _LIKE_SECRETS.sub(lambda found: (found["url"] or found["bearer"] or "") + _MASK, line)
+
+
+def configure_logging(settings: Settings, *, role: str, target: TextIO = sys.stderr) -> Redactor:
     """Send every log line of this process to `target`, marked with the process's `role`.
 
     Called once by each process before it builds anything. Lines of the libraries (uvicorn, asyncio) are
-    rendered the same way.
+    rendered the same way. What is returned has to learn the secrets that are not of `settings`.
     """
+    redactor = Redactor()
+    redactor.learn(settings.secrets())
     stream = _Unbreakable(target)
     as_json = settings.log_format == "json" or (settings.log_format == "auto" and not stream.isatty())
     shared: list[structlog.typing.Processor] = [
@@ -67,6 +107,7 @@ def configure_logging(settings: Settings, *, role: str, target: TextIO = sys.std
             )
         ]
     )
+    renderer.append(lambda _logger, _method, line: redactor(str(line)))
     level = _LEVELS[settings.log_level]
     structlog.configure(
         processors=[*shared, *renderer],
@@ -85,6 +126,7 @@ def configure_logging(settings: Settings, *, role: str, target: TextIO = sys.std
     # uvicorn warns of every request that is no HTTP: whoever sends such would write our log.
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     logging.getLogger("uvicorn.access").setLevel(logging.INFO if settings.access_log else logging.CRITICAL)
+    return redactor
 
 
 def get_logger() -> Logger:

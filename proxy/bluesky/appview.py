@@ -19,6 +19,7 @@ from proxy.errors import UpstreamError, UpstreamFailure, UpstreamTimeout, Upstre
 from proxy.resilience.backoff import full_jitter, told_to_wait
 from proxy.resilience.gate import PATIENCE_S, Gate, Pass
 from proxy.resilience.limiter import Asker
+from proxy.tally import Tally
 from proxy.telemetry import get_logger
 
 MAX_BODY_BYTES: Final = 2 * 1024 * 1024
@@ -98,12 +99,14 @@ class AppView:
         retry: RetryPolicy,
         *,
         draw: random.Random,
+        tally: Tally,
     ) -> None:
         self._client = client
         self._gate = gate
         self._clock = clock
         self._retry = retry
         self._draw = draw
+        self._tally = tally
 
     def closed_for_s(self) -> float:
         """Seconds for which every question would be refused at once."""
@@ -133,6 +136,8 @@ class AppView:
                         raise failed.error from failed
                     _log.info("upstream_retry", attempt=attempt, wait_s=round(wait_s, 3), reason=str(failed))
                 attempt += 1
+                self._tally.add("feedproxy_upstream_retries")
+                self._tally.add("feedproxy_upstream_backoff_seconds", by=wait_s)
                 await asyncio.sleep(wait_s)
 
     def _is_hopeless(self, wait_s: float, deadline: float) -> bool:

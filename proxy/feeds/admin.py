@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hmac
 import json
 from collections.abc import Mapping
 from typing import Any, Final
@@ -11,45 +10,41 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from proxy.clock import Clock
+from proxy.clients import Trust
 from proxy.errors import Rejected, StoreError
 from proxy.feeds.key import FeedKey, canonical_key
 from proxy.feeds.purge import Purges
 from proxy.feeds.service import FeedService
-from proxy.resilience.limiter import Bucket, Rate
+from proxy.resilience.admin_token import AdminToken
 from proxy.syntax import is_did, is_handle
 
 MAX_BODY_BYTES: Final = 64 * 1024
-# Wrong tokens of one client: ten at once, then one in ten seconds.
-_FAILURES: Final = Rate(per_s=0.1, burst=10)
-_MAX_CLIENTS: Final = 10_000
 _RESOLVE: Final = "com.atproto.identity.resolveHandle"
 _HEADERS: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
 
 class AdminRoutes:
-    """`token` is the operator's; without one the route does not exist."""
+    """`token` is the operator's; without one the route does not exist. `trust` tells who shows it."""
 
-    def __init__(self, purges: Purges, service: FeedService, clock: Clock, *, token: str | None) -> None:
+    def __init__(self, purges: Purges, service: FeedService, token: AdminToken, trust: Trust) -> None:
         self._purges = purges
         self._service = service
-        self._clock = clock
         self._token = token
-        self._failures: dict[str, Bucket] = {}
+        self._trust = trust
 
     def routes(self) -> list[Route]:
         """The route, if there is a token."""
-        return [Route("/purge", self._purge, methods=["POST"])] if self._token is not None else []
+        return [Route("/purge", self._purge, methods=["POST"])] if self._token.is_set else []
 
     async def _purge(self, request: Request) -> Response:
-        refusal = self._refusal(request)
-        if refusal is not None:
-            return refusal
+        peer = request.client.host if request.client else None
+        client = self._trust.client_of(peer, request.headers.getlist("x-forwarded-for"))
         try:
+            self._token.check(client.name, request.headers.get("authorization"))
             wanted = await _document(request)
             number = await self._carry_out(wanted)
         except Rejected as error:
-            return _error(error.status, error.code, error.message)
+            return _error(error.status, error.code, error.message, dict(error.headers))
         except StoreError:
             return _error(
                 503,
@@ -77,26 +72,6 @@ class AdminRoutes:
         if not is_did(actor) and not self._purges.is_known(actor.lower()):
             # What comes of it is learned at the fill; without an answer, the handle alone is purged.
             await self._service.answer(FeedKey(_RESOLVE, (("handle", actor.lower()),)))
-
-    def _refusal(self, request: Request) -> Response | None:
-        """Why the request is not heard: a wrong token, or too many of them from there."""
-        client = request.client.host if request.client is not None else ""
-        now = self._clock.steady()
-        bucket = self._failures.get(client) or Bucket(float(_FAILURES.burst), now)
-        wait_s = bucket.wait_s(_FAILURES, now)
-        if wait_s > 0:
-            headers = {"Retry-After": str(int(wait_s) + 1)}
-            return _error(429, "RateLimitExceeded", "too many wrong tokens", headers)
-        scheme, _, given = request.headers.get("authorization", "").partition(" ")
-        token = (self._token or "").encode()
-        if scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), token):
-            return None
-        if len(self._failures) >= _MAX_CLIENTS:
-            self._failures.clear()
-        self._failures[client], _ = bucket.take(_FAILURES, now)
-        return _error(
-            401, "AuthenticationRequired", "the admin token is wrong", {"WWW-Authenticate": "Bearer"}
-        )
 
 
 async def _document(request: Request) -> Mapping[str, Any]:

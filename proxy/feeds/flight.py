@@ -66,6 +66,11 @@ class Flights(Generic[T]):
     def __len__(self) -> int:
         return len(self._tasks)
 
+    @property
+    def waiting(self) -> int:
+        """How many wait for the outcome of a flight."""
+        return self._waiting
+
     def join(self, key: str, fly: Callable[[], Awaitable[T]]) -> tuple[Flight[T], bool]:
         """The flight for `key`, and whether it was started just now (with `fly`)."""
         flight = self._by_key.get(key)

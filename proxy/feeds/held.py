@@ -10,11 +10,12 @@ from proxy.feeds.freshness import Freshness, Lifetime, Windows, freshness
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """A held answer ready to be sent, true until the steady instant `until`."""
+    """A held answer ready to be sent, true until the steady instant `until`; counted in `cell`."""
 
     until: float
     head: bytes
     body: bytes
+    cell: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from typing import Final, Generic, TypeVar
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from proxy.clock import Clock
+from proxy.feeds.counting import ReadTally
 from proxy.feeds.headers import Headers
 from proxy.feeds.held import Held, Written
 from proxy.feeds.key import FeedKey
@@ -68,11 +69,18 @@ class Hits:
     """What was lately asked for, as raw bytes, with the answers to it."""
 
     def __init__(
-        self, service: FeedService, memory: MemoryCache[Held], replies: Replies, clock: Clock
+        self,
+        service: FeedService,
+        memory: MemoryCache[Held],
+        replies: Replies,
+        reads: ReadTally,
+        clock: Clock,
     ) -> None:
         self._service = service
         self._memory = memory
         self._replies = replies
+        self._reads = reads
+        self._cells = reads.cells
         self._clock = clock
         self._questions: _Bounded[bytes, FeedKey] = _Bounded(MAX_TARGETS)
         self._terms: _Bounded[bytes, Terms] = _Bounded(MAX_HEADS)
@@ -108,7 +116,10 @@ class Hits:
         written = None if held is None else held.written.get(terms)
         if written is None or self._clock.steady() >= written.until:
             written = self._write(key, terms, default_headers)
-        return None if written is None else (written.head, written.body)
+        if written is None:
+            return None
+        self._cells[written.cell] += 1
+        return written.head, written.body
 
     def _read(self, fields: bytes) -> Terms | None:
         """The terms of a request whose head has these `fields`; None unless it is plain."""
@@ -140,6 +151,7 @@ class Hits:
             until=held.born_at + min([math.floor(age_s) + 1, *(turn for turn in turns if turn > age_s)]),
             head=b"".join((STATUS_LINE[reply.status], lines, b"\r\n")),
             body=reply.body,
+            cell=self._reads.cell(key.nsid, answer),
         )
         if len(held.written) >= MAX_WRITTEN:
             held.written.clear()

@@ -8,8 +8,10 @@ from collections.abc import Mapping
 from starlette.types import Receive, Scope, Send
 
 from proxy.clients import Client, Trust
+from proxy.clock import Clock
 from proxy.errors import Rejected, UpstreamError
 from proxy.feeds.actors import Actors
+from proxy.feeds.counting import ReadTally
 from proxy.feeds.headers import Manner, preflight
 from proxy.feeds.hits import Hits
 from proxy.feeds.key import FeedKey, canonical_key
@@ -31,13 +33,17 @@ class FeedRoutes:
         actors: Actors,
         replies: Replies,
         hits: Hits,
+        reads: ReadTally,
         manner: Manner,
         trust: Trust,
+        clock: Clock,
     ) -> None:
         self._service = service
         self._actors = actors
         self._replies = replies
         self._hits = hits
+        self._reads = reads
+        self._clock = clock
         self._manner = manner
         self._trust = trust
 
@@ -55,13 +61,15 @@ class FeedRoutes:
 
     async def _reply(self, scope: Scope, request: Mapping[str, str]) -> Reply:
         terms = Terms(request.get("accept-encoding"), request.get("origin"), request.get("if-none-match"))
-        nsid: str | None = None
+        nsid, asked_at = None, self._clock.steady()
         try:
             nsid = _nsid(scope)
             key = _key(scope, nsid, request)
             answer = await self._answer(key, self._client(scope, request))
         except Rejected as error:
+            self._reads.rejected(nsid, self._clock.steady() - asked_at)
             return self._replies.reject(error, nsid, terms)
+        self._reads.answered(nsid, answer, self._clock.steady() - asked_at)
         if answer.held is None:
             assert answer.error is not None  # noqa: S101  (an answer has either)
             return self._replies.fail(answer, answer.error, key.nsid, terms)

@@ -23,6 +23,7 @@ from proxy.feeds.outcome import Alone, Failed, Filled, Outcome, Unshared
 from proxy.feeds.policy import FeedPolicy
 from proxy.feeds.popular import Popular
 from proxy.resilience.limiter import Asker, Rank
+from proxy.tally import Tally
 
 # How long a client waits for a refresh of a copy that is older than STALE_WHILE_REVALIDATE.
 OLD_PATIENCE_S: Final = 2.0
@@ -77,6 +78,7 @@ class FeedService:
         clock: Clock,
         changes: Changes,
         popular: Popular,
+        tally: Tally,
         *,
         warming: Callable[[], bool],
     ) -> None:
@@ -87,6 +89,7 @@ class FeedService:
         self._clock = clock
         self._changes = changes
         self._popular = popular
+        self._tally = tally
         self._warming = warming  # whether level 2 may be about to answer
         max_age_s = policy.timeout_s + _WAIT_MARGIN_S
         self._loads: Flights[_Found] = Flights(clock, max_age_s=max_age_s, crashed=lambda _: _Found(None))
@@ -94,6 +97,16 @@ class FeedService:
         self._numbers = itertools.count()
         self._refreshes = 0
         self._given_up = False
+
+    @property
+    def flights(self) -> int:
+        """How many questions are under way."""
+        return len(self._fills)
+
+    @property
+    def followers(self) -> int:
+        """How many requests wait for them."""
+        return self._fills.waiting
 
     def at_once(self, key: FeedKey) -> Answer | None:
         """The answer to `key`, if memory has one to serve as it is; a refresh is started if one is due."""
@@ -301,6 +314,7 @@ class FeedService:
         async def fly() -> Outcome:
             return await self._filler.fill(key, copy, self._asker(key, client), alone=True)
 
+        self._tally.add("feedproxy_flights_started")
         flight, _ = self._fills.join(f"{key.digest}#{next(self._numbers)}", fly)
         outcome = await self._wait(flight, self._policy.timeout_s + _WAIT_MARGIN_S)
         fwd: Literal["uri-miss", "stale"] = "uri-miss" if copy is None else "stale"
@@ -317,7 +331,10 @@ class FeedService:
                 return outcome, started
 
     def _join(self, key: FeedKey, held: Held | None, asker: Asker) -> tuple[Flight[Outcome], bool]:
-        return self._fills.join(key.digest, lambda: self._filler.fill(key, held, asker))
+        flight, started = self._fills.join(key.digest, lambda: self._filler.fill(key, held, asker))
+        if started:
+            self._tally.add("feedproxy_flights_started")
+        return flight, started
 
     async def _wait(self, flight: Flight[Outcome], timeout_s: float) -> Outcome:
         try:

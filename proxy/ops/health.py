@@ -5,35 +5,31 @@ Source: draft-inadarei-api-health-check; each finding says what to do.
 
 from __future__ import annotations
 
-import ipaddress
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Final
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from proxy.errors import Rejected
+from proxy.ops.door import Door, refusal_response
+from proxy.ops.findings import Finding, findings_of, worst
+from proxy.ops.report import Report
+from proxy.ops.reporter import Reporter
 from proxy.version import VERSION
 
-_NO_STORE = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """The state of one part, and for a person what is wrong with it and what to do."""
-
-    part: str
-    status: Literal["pass", "warn", "fail"]
-    output: str = ""
+_NO_STORE: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
 
 class Health:
-    """Answers the probes. `ready` says whether this host takes requests, `findings` inspects the parts."""
+    """Answers the probes. `ready` says whether this host takes requests."""
 
-    def __init__(self, ready: Callable[[], bool], findings: Callable[[], Iterable[Finding]]) -> None:
+    def __init__(self, ready: Callable[[], bool], reporter: Reporter, door: Door) -> None:
         self._ready = ready
-        self._findings = findings
+        self._reporter = reporter
+        self._door = door
 
     def routes(self) -> list[Route]:
         """The probes' routes."""
@@ -52,19 +48,17 @@ class Health:
         return PlainTextResponse("not ready\n", status_code=503, headers=_NO_STORE)
 
     async def _health(self, request: Request) -> Response:
-        findings = list(self._findings())
-        statuses = {finding.status for finding in findings}
-        status = next((worst for worst in ("fail", "warn") if worst in statuses), "pass")
-        document: dict[str, object] = {"status": status}
+        try:
+            in_full = self._door.admits(request)
+        except Rejected as error:
+            return refusal_response(error)
+        report = await self._reporter.report()
+        findings = findings_of(report)
+        status = worst(findings)
         # Strangers learn whether all is well, and nothing of how this is built.
-        if _is_local(request):
-            document["version"] = VERSION
-            document["checks"] = {
-                finding.part: [
-                    {"status": finding.status, **({"output": finding.output} if finding.output else {})}
-                ]
-                for finding in findings
-            }
+        document: dict[str, object] = {"status": status}
+        if in_full:
+            document |= {"version": VERSION, "checks": _checks(report, findings)}
         return JSONResponse(
             document,
             status_code=503 if status == "fail" else 200,
@@ -73,14 +67,15 @@ class Health:
         )
 
 
-def _is_local(request: Request) -> bool:
-    """Whether the peer is of this host or a private network, and no proxy speaks for another."""
-    if request.client is None:
-        return True
-    if "x-forwarded-for" in request.headers or "forwarded" in request.headers:
-        return False
-    try:
-        address = ipaddress.ip_address(request.client.host.partition("%")[0])
-    except ValueError:
-        return False
-    return address.is_loopback or address.is_private
+def _checks(report: Report, findings: Sequence[Finding]) -> dict[str, list[dict[str, object]]]:
+    at = datetime.fromtimestamp(report.at, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    return {finding.part: [_check(finding, at)] for finding in findings}
+
+
+def _check(finding: Finding, at: str) -> dict[str, object]:
+    check: dict[str, object] = {"status": finding.status, "time": at}
+    if finding.output:
+        check["output"] = finding.output
+    if finding.observed is not None:
+        check |= {"observedValue": round(finding.observed, 3), "observedUnit": finding.unit}
+    return check

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any, Final
 
 from pydantic import SecretStr
@@ -20,6 +20,7 @@ from proxy.resilience.breaker import Ticket
 from proxy.store import subscription
 from proxy.store.calls import AWAY, MOVING, Call, put, send
 from proxy.store.guard import Guard
+from proxy.store.persistence import persistence_of
 from proxy.store.scripts import Script
 from proxy.store.servers import Servers, servers_of
 
@@ -90,6 +91,10 @@ class Store:
             batch = asyncio.create_task(self._send_batches(), name="store batch")
             self._batches.add(batch)
             batch.add_done_callback(self._batches.discard)
+
+    async def about(self, key: str) -> Mapping[str, str]:
+        """What the server that has `key` says of itself: see `persistence_of`."""
+        return await persistence_of(self._servers, key)()
 
     def listen(self, channel: str) -> AsyncGenerator[bytes | None]:
         """What is published on `channel`: see `subscription.listen`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from typing import Final
 
 import redis.asyncio as redis
 from redis.exceptions import RedisError, ResponseError
@@ -11,12 +12,21 @@ from proxy.errors import StoreRefused, StoreUnavailable
 from proxy.store.calls import AWAY
 from proxy.store.servers import Servers
 
+# Of INFO: what is written to disk and how that goes, and how much memory there is.
+_TOLD: Final = (
+    "aof_enabled",
+    "aof_last_write_status",
+    "maxmemory",
+    "maxmemory_policy",
+    "used_memory",
+)
+
 
 def persistence_of(servers: Servers, key: str) -> Callable[[], Awaitable[Mapping[str, str]]]:
-    """What asks the server that has `key` for its settings that begin with "append".
+    """What asks the server that has `key` for its settings that begin with "append", and for _TOLD of INFO.
 
-    Where CONFIG is not permitted, as with hosted stores, it is `aof_enabled` of INFO instead. What is
-    returned raises StoreUnavailable and StoreRefused.
+    Where CONFIG is not permitted, as with hosted stores, there is but the latter. What is returned raises
+    StoreUnavailable and StoreRefused.
     """
 
     async def ask() -> Mapping[str, str]:
@@ -32,12 +42,13 @@ def persistence_of(servers: Servers, key: str) -> Callable[[], Awaitable[Mapping
 
 
 async def _settings(client: redis.Redis) -> Mapping[str, str]:
+    told = {**await client.info("persistence"), **await client.info("memory")}
+    known: dict[str, str] = {name: str(told[name]) for name in _TOLD if name in told}
     try:
         settings = await client.config_get("append*")
     except ResponseError:
-        told = await client.info("persistence")
-        return {"aof_enabled": str(told.get("aof_enabled", ""))}
-    return {_text(name): _text(value) for name, value in settings.items()}
+        return known
+    return known | {_text(name): _text(value) for name, value in settings.items()}
 
 
 def _text(value: object) -> str:

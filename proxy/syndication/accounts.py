@@ -130,6 +130,12 @@ def load_accounts(
     )
 
 
+def secrets_of(tenants: Tenants, environ: Mapping[str, str]) -> frozenset[str]:
+    """Every secret that feedproxy.toml points at, for whoever must not let them be seen."""
+    named = {environ.get(name, "").strip() for name in tenants.referenced_env()}
+    return frozenset((named | {_password(account, environ, []) for account in tenants.accounts}) - {""})
+
+
 class AccountBook:
     """The accounts as they are now; SIGHUP replaces them. `current` is never changed in place.
 

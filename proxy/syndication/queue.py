@@ -7,7 +7,7 @@ may be sent twice. Keys and scripts are described in store/lua/queue.lua.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -30,6 +30,7 @@ from proxy.syndication.queue_answers import (
     settled_from,
     view_from,
 )
+from proxy.syndication.standing import QueueStanding, standing_from
 
 # Tombstones of posts and answers to idempotency keys.
 TOMBSTONE_S: Final = 400 * 86400.0
@@ -50,7 +51,7 @@ _LEASING: Final = (
 _STEPS: Final = steps(
     ["queue", "queue_keep"],
     [
-        ([], ["queue_heartbeat", "queue_gate"]),
+        ([], ["queue_heartbeat", "queue_gate", "queue_standing"]),
         (
             ["queue_deliver"],
             ["queue_intend", "queue_read", "queue_list", "queue_promote", "queue_reap", "queue_sweep"],
@@ -159,6 +160,11 @@ class JobQueue:
     async def pause(self, account: str, *, paused: bool) -> None:
         """Pause or resume `account`, apart from its gate."""
         await self._run("queue_gate", [account, "pause" if paused else "resume"])
+
+    async def standing(self, accounts: Iterable[str]) -> QueueStanding:
+        """How the queue stands; of `accounts`, and of others that are closed, what waits for them."""
+        args = [self._lease_ms, _ms(self._policy.max_post_age_s), *accounts]
+        return standing_from(await self._run("queue_standing", args))
 
     # What workers do. `worker` is a name that no other process ever had.
 

@@ -20,6 +20,7 @@ from harness.queue import QueueOfTest
 from harness.waiting import until
 from proxy.clock import SystemClock
 from proxy.composition import Syndication, syndicating
+from proxy.observing import Process
 from proxy.settings import Settings, load_settings
 from proxy.syndication.worker import Worker
 
@@ -171,7 +172,8 @@ class Newsroom:
         secrets |= {f"TOKEN_{site}": token_of(site) for site in sites}
         loaded = load_settings(environ | secrets)
         clock = SystemClock()
-        async with syndicating(loaded, clock, secrets, lambda _names: None) as posts:
+        instruments = Process().instruments(clock)
+        async with syndicating(loaded, clock, secrets, instruments, lambda _names: None) as posts:
             app = Starlette(routes=posts.routes(loaded, clock, asyncio.Event()))
             transport = httpx.ASGITransport(app, raise_app_exceptions=True)
             async with httpx.AsyncClient(transport=transport, base_url="http://proxy.test") as client:

@@ -13,7 +13,8 @@ import httpx
 from harness.clock import FakeClock
 from harness.valkey import StoreOfTest
 from proxy.clock import SystemClock
-from proxy.runtime import Process, WebApp, web_app, web_server
+from proxy.observing import Process
+from proxy.runtime import WebApp, web_app, web_server
 from proxy.settings import Settings, load_settings
 
 FEED = "/xrpc/app.bsky.feed.getAuthorFeed"

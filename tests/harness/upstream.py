@@ -73,6 +73,7 @@ class Upstream:
         self.answer: Answer = self.feed
         self.version = 1
         self.delay_s = 0.0
+        self.hold: asyncio.Event | None = None  # nothing is answered before it is set
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.StreamWriter] = set()
         self.url = ""
@@ -125,6 +126,8 @@ class Upstream:
         request = Request(head[0].split(" ")[1], headers, port=writer.get_extra_info("peername")[1])
         self.requests.append(request)
         response = self.answer(request)
+        if self.hold is not None:
+            await self.hold.wait()
         if response.delay_s:
             await asyncio.sleep(response.delay_s)
         if response.hang:

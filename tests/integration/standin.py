@@ -87,7 +87,7 @@ def main() -> None:
     parser.add_argument("role")
     parser.add_argument("--listen-fd", type=int)
     parser.add_argument("--control-fd", type=int, required=True)
-    given = parser.parse_args()
+    given, _ = parser.parse_known_args()
     asyncio.run(
         worker(given.control_fd) if given.role == "worker" else web(given.listen_fd, given.control_fd)
     )

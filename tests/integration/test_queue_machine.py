@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 
 from hypothesis import HealthCheck, settings
@@ -450,6 +450,16 @@ class QueueMachine(RuleBasedStateMachine):
         assert self.stored.faults() == []
         assert self.do(self.queue.reconcile()) == ("0", [])
         assert not self.sender.differing, self.sender.differing
+
+    @invariant()
+    def its_standing_is_told(self):
+        told = self.do(self.queue.standing(ACCOUNTS))
+        states = Counter(one.state for one in self.known.values())
+        ready = told.ready + told.parked
+        assert (ready, told.active, told.delayed, told.dead) == tuple(
+            states[state] for state in (S.READY, S.ACTIVE, S.DELAYED, S.DEAD)
+        )
+        assert sum(account.waiting for account in told.accounts) == ready
 
     def teardown(self):
         self.stored.close()

@@ -37,6 +37,11 @@ token_env = "TOKEN_blog"
 accounts = ["main", "side"]
 callback_secrets_env = ["HOOK_blog"]
 """
+EVERY_PAGE = (
+    *("/health", "/metrics", "/livez", "/readyz", "/ops", "/purge", "/openapi.json", "/", "/widget.js"),
+    *("/embed/alice.test", "/xrpc/app.bsky.actor.getProfile?actor=alice.test", "/xrpc/none.such", "/nowhere"),
+    *("/syndicate", "/syndicate?status=failed", "/syndicate/job_none"),
+)
 HOOK = "whsec_aG9vay1zZWNyZXQtaG9vay1zZWNyZXQ"
 
 
@@ -129,6 +134,38 @@ async def test_secrets_of_every_kind_are_nowhere(tmp_path, monkeypatch, store):
     assert [secret for secret in secrets if any(secret in text for text in seen)] == []
 
 
+async def test_passwords_of_stores_are_nowhere(tmp_path, store, upstream):
+    """One that opens the queue's store, and one that does not open the cache's."""
+    right, wrong = "store-password-that-opens", "store-password-that-is-wrong"
+    user = f"user-{store.namespace}"
+    store._client.execute_command("ACL", "SETUSER", user, "on", f">{right}", "~*", "&*", "+@all")
+    path = store.url.removeprefix("unix://")
+    settings = {
+        "REDIS_URL": f"unix://{user}:{right}@{path}",
+        "CACHE_REDIS_URL": f"unix://{user}:{wrong}@{path}",
+        "NAMESPACE": store.namespace,
+        "UPSTREAM": upstream.url,
+        "ADMIN_TOKEN": ADMIN,
+        "ACCESS_LOG": "on",
+    }
+    try:
+        with ServeProcess(tmp_path / "data", **settings) as serve:
+            await asyncio.to_thread(serve.wait_ready)
+            async with httpx.AsyncClient(base_url=serve.base_url, trust_env=False) as client:
+                told = Told(client)
+                for page in EVERY_PAGE:
+                    await told.send("GET", page, token=ADMIN)
+                refused = (await client.get("/health")).json()
+            assert await asyncio.to_thread(serve.terminate) == 0
+            seen = [serve.log_text(), *told.answers, *map(repr, store.every_key())]
+    finally:
+        store._client.execute_command("ACL", "DELUSER", user)
+    assert refused["checks"]["store"][0]["status"] == "warn"
+    assert refused["checks"]["queue"][0]["status"] == "pass"
+    assert any("feedproxy_queue_store_up 1.0" in text for text in seen)
+    assert [secret for secret in (right, wrong, ADMIN) if any(secret in text for text in seen)] == []
+
+
 async def story(room, told, serve, password_file):
     """Logins that work and that do not, refreshes, failures, guesses, and a reload."""
     first = await told.post(1)
@@ -154,8 +191,10 @@ async def story(room, told, serve, password_file):
     for token in (GUESS, ADMIN, PASSWORD):
         assert (await told.send("GET", first, token=token)).status_code == 401
     assert (await told.send("POST", "/syndicate", content=b"{")).status_code == 415
-    await told.send("GET", "/health")
-    await told.send("GET", "/openapi.json")
+    for path in EVERY_PAGE:
+        await told.send("GET", path)
+        await told.send("GET", path, token=ADMIN)
+        await told.send("GET", path, token=GUESS)
     password_file.write_text(PASSWORD)
     os.kill(serve.pid, signal.SIGHUP)
     await told.until(first, main="completed", side="completed")

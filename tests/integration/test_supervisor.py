@@ -158,8 +158,8 @@ def test_a_stop_right_after_the_start_leaves_nothing(tmp_path):
 
 async def test_a_stop_while_a_child_is_being_spawned_reaches_it(tmp_path):
     class Overtaken(Supervisor):
-        async def _spawn(self, role, control_fd):
-            process = await super()._spawn(role, control_fd)
+        async def _spawn(self, *child):
+            process = await super()._spawn(*child)
             self.stop()
             for _ in range(10):  # everyone that runs now is told to stop
                 await asyncio.sleep(0)

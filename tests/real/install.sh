@@ -1,6 +1,6 @@
 #!/bin/sh
-# Sees to what `pytest tests/real` needs on Debian: Postgres, Redis, Chromium, and the reference servers of
-# the AT Protocol from npm. May be run again at any time; takes a second when everything is there.
+# Sees to what `pytest tests/real` needs on Debian: Postgres, Redis, Chromium, promtool, and the reference
+# servers of the AT Protocol from npm. May be run again at any time; takes a second when everything is there.
 set -eu
 cd "$(dirname "$0")"
 
@@ -39,6 +39,7 @@ install_packages() {
     has faketime || packages="$packages faketime"
     # With fonts for the scripts and the emoji of the world, or pictures show boxes.
     has chromium || packages="$packages chromium fonts-noto-core fonts-noto-color-emoji"
+    has promtool || { packages="$packages prometheus" services="$services prometheus"; }
     has node || packages="$packages nodejs"
     has npm || packages="$packages npm"
     # One dependency, better-sqlite3, compiles itself where no build of it can be fetched.

@@ -70,3 +70,44 @@ def test_a_traceback_tells_no_values(form):
         logging.getLogger("uvicorn.error").exception("crashed")
     assert "ValueError" in out.getvalue()
     assert "opensesame" not in out.getvalue()
+
+
+SECRETS = {
+    "known": 'a "quoted"\\secret-ü',
+    "url": "rediss://user:p4ssw0rd-in-a-url@redis.example:6379/0",
+    "bearer": "Bearer an-opaque-token-of-somebody",
+    "session": "eyJhbGciOi.eyJzdWIiOiJkaWQ.c2lnbmF0dXJl",
+}
+CLEAR = ("quoted", "p4ssw0rd", "opaque-token", "eyJzdWIi")
+
+
+@pytest.mark.parametrize("form", ["json", "text"])
+def test_secrets_are_masked_whoever_logs_them(form):
+    out = io.StringIO()
+    redactor = configure_logging(load_settings({"FEEDPROXY_LOG_FORMAT": form}), role="web", target=out)
+    redactor.learn([SECRETS["known"], "short"])
+    get_logger().warning("event", **SECRETS, fine="short is no secret")
+    for text in SECRETS.values():
+        logging.getLogger("a.library").error("it said %s", text)
+    told = out.getvalue()
+    assert not any(part in told for part in CLEAR), told
+    assert told.count("********") >= 2 * len(SECRETS)
+    assert "short is no secret" in told
+    assert "redis.example:6379" in told
+    if form == "json":
+        assert all(json.loads(line) for line in told.splitlines())
+
+
+def test_secrets_of_the_settings_are_known_from_the_start():
+    out = io.StringIO()
+    settings = load_settings(
+        {
+            "FEEDPROXY_ADMIN_TOKEN": "admin-token-of-this-very-test-1234",
+            "FEEDPROXY_REDIS_URL": "redis://:password%20one@h",
+            "FEEDPROXY_CACHE_REDIS_URL": "redis+sentinel://:password-two@h/m?sentinel_password=password-three",
+        }
+    )
+    configure_logging(settings, role="web", target=out)
+    secrets = ("admin-token-of-this-very-test-1234", "password one", "password-two", "password-three")
+    get_logger().warning("event", told=" ".join(secrets))
+    assert not any(secret in out.getvalue() for secret in secrets)

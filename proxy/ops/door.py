@@ -1,0 +1,64 @@
+"""Who may see how this is run: this host, private networks, and whoever has the operator's token."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from proxy.clients import Trust, address_of, is_own
+from proxy.errors import Rejected
+from proxy.resilience.admin_token import AdminToken
+
+# A proxy that says so speaks for another, who may be anybody.
+_SPOKEN_FOR: Final = ("x-forwarded-for", "forwarded", "x-real-ip", "x-forwarded-host", "via")
+
+
+class Door:
+    """What stands before health in full, metrics and the dashboard.
+
+    `is_private` is for a listener that the operator keeps for them (OPS_LISTEN): whoever reaches it is let
+    in. `is_moved`: they are there, and not here.
+    """
+
+    def __init__(
+        self, token: AdminToken, trust: Trust, *, is_private: bool = False, is_moved: bool = False
+    ) -> None:
+        self._token = token
+        self._trust = trust
+        self._is_private = is_private
+        self._is_moved = is_moved
+
+    def admits(self, request: Request) -> bool:
+        """Whether whoever asks may see everything. Raises Rejected for a wrong token (401, 429)."""
+        if self._is_moved:
+            return False
+        if self._is_private or _is_own_peer(request):
+            return True
+        shown = request.headers.get("authorization")
+        if shown is None or not self._token.is_set:
+            return False
+        peer = request.client.host if request.client is not None else None
+        client = self._trust.client_of(peer, request.headers.getlist("x-forwarded-for"))
+        self._token.check(client.name, shown)
+        return True
+
+
+def refusal_response(error: Rejected) -> Response:
+    """What is said to a token that is wrong."""
+    return JSONResponse(
+        {"error": error.code, "message": error.message},
+        status_code=error.status,
+        headers={"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", **dict(error.headers)},
+    )
+
+
+def _is_own_peer(request: Request) -> bool:
+    """Whether the peer is of this host or a private network, and no proxy speaks for another."""
+    if any(name in request.headers for name in _SPOKEN_FOR):
+        return False
+    if request.client is None:
+        return True
+    address = address_of(request.client.host)
+    return address is not None and is_own(address)

@@ -1,0 +1,60 @@
+"""What is counted at the gate before the read upstream."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import TypeVar
+
+from proxy.clock import Clock
+from proxy.errors import UpstreamUnavailable
+from proxy.resilience.gate import Gate, Pass
+from proxy.resilience.limiter import Asker
+from proxy.tally import Tally
+
+_T = TypeVar("_T")
+
+
+class CountedGate:
+    """See Gate: `gate`, with waits and refusals counted in this process's place."""
+
+    def __init__(self, gate: Gate, tally: Tally, clock: Clock) -> None:
+        self._gate = gate
+        self._tally = tally
+        self._clock = clock
+
+    def closed_for_s(self) -> float:
+        """See Gate."""
+        return self._gate.closed_for_s()
+
+    def spent_for_s(self, asker: Asker) -> float:
+        """See Gate."""
+        return self._gate.spent_for_s(asker)
+
+    def hold_off(self, wait_s: float) -> None:
+        """See Gate."""
+        self._gate.hold_off(wait_s)
+
+    def forward(self) -> AbstractAsyncContextManager[Pass]:
+        """See Gate."""
+        return self._refusable(self._gate.forward())
+
+    @asynccontextmanager
+    async def attempt(self, leave: Pass, asker: Asker, deadline: float) -> AsyncIterator[None]:
+        """See Gate."""
+        asked_at = self._clock.steady()
+        async with self._refusable(self._gate.attempt(leave, asker, deadline)):
+            self._tally.observe("feedproxy_limiter_wait_seconds", self._clock.steady() - asked_at)
+            yield
+
+    @asynccontextmanager
+    async def _refusable(self, leave: AbstractAsyncContextManager[_T]) -> AsyncIterator[_T]:
+        entered = False
+        try:
+            async with leave as given:
+                entered = True
+                yield given
+        except UpstreamUnavailable:
+            if not entered:
+                self._tally.add("feedproxy_limiter_refusals")
+            raise
