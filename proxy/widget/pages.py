@@ -15,7 +15,11 @@ from proxy.widget.foreign import WEB, component, web_address
 from proxy.widget.script import HERE, Script
 from proxy.widget.view import Feed, feed_view
 
-_FRAME_STYLE: Final = "body{margin:0}bluesky-feed{margin-inline:auto}"
+# The heading is for those who hear the page.
+_FRAME_STYLE: Final = (
+    "body{margin:0}bluesky-feed{margin-inline:auto}"
+    "h1{position:absolute;clip-path:inset(50%);inline-size:1px;block-size:1px;overflow:hidden;white-space:nowrap}"
+)
 _AUTHOR_FEED: Final = "app.bsky.feed.getAuthorFeed"
 _DEFAULT_FILTER: Final = "posts_and_author_threads"
 _DEFAULT_LIMIT: Final = 10

@@ -75,8 +75,9 @@ class WidgetRoutes:
 
     async def _home(self, request: Request) -> Response:
         base = self._public_url or f"{request.url.scheme}://{request.url.netloc}"
+        actor = request.query_params.get("actor") or self._actor
         page = self._pages.home(
-            base=base, actor=self._actor, hash=self._script.hash, integrity=self._script.integrity
+            base=base, actor=actor, hash=self._script.hash, integrity=self._script.integrity
         )
         pictures = "https: http: data:" if self._plain_pictures else "https: data:"
         policy = (
