@@ -1,4 +1,4 @@
-"""A feed with everything that the lexicons let a post carry, also what the reference AppView knows nothing of yet."""
+"""A feed with all that the lexicons let a post carry, also what the reference AppView does not know."""
 
 from __future__ import annotations
 
