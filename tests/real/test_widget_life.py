@@ -255,3 +255,36 @@ class TestOtherPages:
             "e => [getComputedStyle(e).display, getComputedStyle(e).position, getComputedStyle(e).fontSize]"
         )
         assert seen == ["block", "static", "15px"]
+
+    async def test_a_frame_is_not_called_stale_where_its_script_may_not_ask(
+        self, running, site, read, tmp_path
+    ):
+        running.answer = lambda _: json_response(feed_of(3))
+        async with proxy_before(running, tmp_path, CORS_ORIGINS=site.url) as proxy:
+            frame = f'<iframe src="{proxy.url}/embed/alice.test" title="Posts"></iframe>'
+            reader = await read(site.put(page_of(proxy, frame + LONG)))
+            await reader.shows()
+            inside = reader.page.frame_locator("iframe")
+            await inside.locator(".updated time[title]").wait_for()
+            await reader.settled()
+            assert await inside.locator(".feed[data-stale]").count() == 0
+            assert reader.trouble == []
+
+    async def test_on_paper_it_is_dark_on_white(self, proxy, upstream, site, read):
+        dark = LONG.replace(">", ' theme="dark">', 1)
+        reader = await read(site.put(page_of(proxy, dark)), color_scheme="dark")
+        await reader.shows()
+        colour = "e => getComputedStyle(e).color"
+        assert await reader.page.locator(".feed").evaluate(colour) == "rgb(234, 240, 246)"
+        await reader.page.emulate_media(media="print", color_scheme="dark")
+        assert await reader.page.locator(".feed").evaluate(colour) == "rgb(15, 23, 32)"
+
+    @pytest.mark.parametrize("actor", ["@alice.test", " alice.test ", "\\ud800"])
+    async def test_names_as_people_write_them(self, proxy, upstream, site, read, actor):
+        reader = await read(site.put(page_of(proxy, "<div id=place></div>")))
+        await reader.page.evaluate(
+            "const feed = document.createElement('bluesky-feed');"
+            f"feed.setAttribute('actor', '{actor}'); place.append(feed)"
+        )
+        await reader.shows(".resting" if "ud800" in actor else ".post")
+        assert reader.trouble == []

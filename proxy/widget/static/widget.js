@@ -1,13 +1,9 @@
-/*
- * Bluesky feeds for any page, served by feedproxy (see its README):
- *   <script src="https://proxy.example/widget.js" defer></script>
- *   <bluesky-feed actor="alice.example.com" limit="10"></bluesky-feed>
- * What the network sends is foreign: it becomes text nodes and checked attributes, never markup.
- * The pages under /embed show the same markup: what changes here changes there (view.py, parts.html).
- */
+/* Bluesky feeds for any page, served by feedproxy. Its README says how to use them. */
 (() => {
   'use strict';
 
+  // What the network sends is foreign: it becomes text nodes and checked attributes, never markup.
+  // The pages under /embed show the same markup: what changes here changes there (view.py, parts.html).
   const FORMAT = '1'; // of the markup; a page rendered with another is repainted, not taken over
   const HOME = document.currentScript && new URL(document.currentScript.src, location).origin;
   const WEB = 'https://bsky.app';
@@ -121,7 +117,7 @@ summary { cursor: pointer; padding: .5rem .75rem; border-radius: var(--round); b
   linear-gradient(var(--soft) 0 0) 4.25rem 4.25rem / 60% .875rem no-repeat, radial-gradient(1.25rem, var(--soft) 98%, #0000) 1rem 1rem / 2.5rem 2.5rem no-repeat; }
 @keyframes pulse { to { opacity: .5; } }
 @media (prefers-reduced-motion: reduce) { .bone { animation: none; } }
-@media print { .feed { max-block-size: none; overflow: visible; } .post { break-inside: avoid; } }
+@media print { :host { color-scheme: light !important; } .feed { max-block-size: none; overflow: visible; } .post { break-inside: avoid; } }
 `;
 
   // --- What is foreign, made harmless -------------------------------------------------------------------
@@ -279,7 +275,7 @@ summary { cursor: pointer; padding: .5rem .75rem; border-radius: var(--round); b
   class Renderer {
     constructor({ words, language }) {
       this.words = words;
-      this.numbers = inLanguage(language, (tag) => new Intl.NumberFormat(tag, { notation: 'compact' }));
+      this.numbers = formatter('NumberFormat', language, { notation: 'compact' });
     }
 
     /** The posts of a feed as articles. One that cannot be read is left out, and harms no other. */
@@ -575,8 +571,18 @@ summary { cursor: pointer; padding: .5rem .75rem; border-radius: var(--round); b
       return this.closest('[lang]')?.lang || document.documentElement.lang || navigator.language;
     }
 
+    /** Of the words; the page's own, if there are words for it. */
+    get spoken() {
+      const language = this.language.slice(0, 2).toLowerCase();
+      return WORDS[language] ? language : 'en';
+    }
+
     get words() {
-      return WORDS[this.language.slice(0, 2).toLowerCase()] || WORDS.en;
+      return WORDS[this.spoken];
+    }
+
+    get actor() {
+      return text(this.getAttribute('actor'), 2048).trim().replace(/^@/, '');
     }
 
     question(method, parameters) {
@@ -619,7 +625,7 @@ summary { cursor: pointer; padding: .5rem .75rem; border-radius: var(--round); b
     /** Go on with markup that was rendered by a server. */
     _takeOver(painted) {
       if (painted.dataset.format !== FORMAT) return; // it has a style sheet of its own, until the answer comes
-      this._key = painted.dataset.key ?? null;
+      if (painted.lang === this.spoken) this._key = painted.dataset.key ?? null;
       this._root.adoptedStyleSheets = [styleSheet()];
       this._root.replaceChildren(painted); // without its own style sheet
       for (const target of painted.querySelectorAll('img')) if (target.complete && !target.naturalWidth) hideOrnament({ target });
@@ -629,6 +635,7 @@ summary { cursor: pointer; padding: .5rem .75rem; border-radius: var(--round); b
     async _refresh() {
       const url = this._url;
       this._dueAt = Date.now() + REFRESH_MS;
+      if (this.hasAttribute('still')) return; // a page that may not ask
       try {
         const answer = await ask(url);
         if (url !== this._url) return;
@@ -670,7 +677,7 @@ summary { cursor: pointer; padding: .5rem .75rem; border-radius: var(--round); b
     _rest(why) {
       const renderer = new Renderer(this);
       this._key = null;
-      this._show(make('section', 'feed', renderer.resting(why), renderer.foot(this.web, null)));
+      this._show(make('section', 'feed', { lang: this.spoken }, renderer.resting(why), renderer.foot(this.web, null)));
     }
 
     _paint({ body, updatedAt, key }) {
@@ -678,7 +685,7 @@ summary { cursor: pointer; padding: .5rem .75rem; border-radius: var(--round); b
       const content = this.content(renderer, body);
       const foot = renderer.foot(this.web, updatedAt);
       this._key = key;
-      this._show(make('section', 'feed', { 'data-key': key, 'data-format': FORMAT }, ...content, foot));
+      this._show(make('section', 'feed', { lang: this.spoken, 'data-key': key, 'data-format': FORMAT }, ...content, foot));
       this._date();
     }
 
@@ -705,25 +712,34 @@ summary { cursor: pointer; padding: .5rem .75rem; border-radius: var(--round); b
     /** Write dates relative to now, and mark what is stale. */
     _date() {
       const now = Date.now();
-      const worded = this.words === WORDS.en ? 'en' : this.language; // no sentence in two languages
       for (const time of this._root.querySelectorAll('time')) {
         const instant = Date.parse(time.dateTime);
         const updated = time.parentElement.className === 'updated';
         if (updated) this._root.querySelector('.feed').toggleAttribute('data-stale', this._failing || now - instant > OLD_MS);
-        time.textContent = relative(instant, now, updated ? worded : this.language, updated);
-        time.title = inLanguage(this.language, (tag) => new Intl.DateTimeFormat(tag, { dateStyle: 'full', timeStyle: 'short' })).format(instant);
+        // No sentence is in two languages.
+        time.textContent = relative(instant, now, updated ? this.spoken : this.language, updated);
+        time.title = formatter('DateTimeFormat', this.language, { dateStyle: 'full', timeStyle: 'short' }).format(instant);
       }
     }
   }
 
   const addressOf = (post) => post.querySelector('.main > .by > .when')?.href;
 
-  function inLanguage(language, format) {
-    try {
-      return format(language || undefined);
-    } catch {
-      return format(undefined); // a lang attribute may say anything
+  const formatters = new Map();
+
+  /** An Intl[kind] of `language`, or of the reader's where that is none: a lang attribute may say anything. */
+  function formatter(kind, language, options) {
+    const name = [kind, language, ...Object.values(options)].join();
+    if (!formatters.has(name)) {
+      let made;
+      try {
+        made = new Intl[kind](language, options);
+      } catch {
+        made = new Intl[kind](undefined, options);
+      }
+      formatters.set(name, made);
     }
+    return formatters.get(name);
   }
 
   const UNITS = [['year', 365], ['month', 30], ['day', 1], ['hour', 1 / 24], ['minute', 1 / 1440]];
@@ -731,9 +747,8 @@ summary { cursor: pointer; padding: .5rem .75rem; border-radius: var(--round); b
   /** "3 minutes ago"; for posts briefly, and after a week the date. */
   function relative(instant, now, language, wordy) {
     const days = Math.max(0, now - instant) / DAY_MS;
-    if (!wordy && days >= 7) return inLanguage(language, (tag) => new Intl.DateTimeFormat(tag, { dateStyle: 'medium' })).format(instant);
-    const style = wordy ? 'long' : 'narrow';
-    const words = inLanguage(language, (tag) => new Intl.RelativeTimeFormat(tag, { style, numeric: 'auto' }));
+    if (!wordy && days >= 7) return formatter('DateTimeFormat', language, { dateStyle: 'medium' }).format(instant);
+    const words = formatter('RelativeTimeFormat', language, { style: wordy ? 'long' : 'narrow', numeric: 'auto' });
     const [unit, length] = UNITS.find((pair) => days >= pair[1]) || ['second', Infinity];
     return words.format(-Math.floor(days / length), unit);
   }
@@ -749,7 +764,7 @@ summary { cursor: pointer; padding: .5rem .75rem; border-radius: var(--round); b
 
     get web() {
       const feed = this.getAttribute('feed') || '';
-      return webAddress(feed) || `${WEB}/profile/${encodeURIComponent(this.getAttribute('actor') || '')}`;
+      return webAddress(feed) || `${WEB}/profile/${encodeURIComponent(this.actor)}`;
     }
 
     /** Few sizes only, so that widgets and pages of all lengths share an answer. */
@@ -759,12 +774,12 @@ summary { cursor: pointer; padding: .5rem .75rem; border-radius: var(--round); b
       if (feed?.includes('/app.bsky.graph.list/')) return this.question('app.bsky.feed.getListFeed', { list: feed, limit });
       if (feed) return this.question('app.bsky.feed.getFeed', { feed, limit });
       const filter = this.getAttribute('filter') || 'posts_and_author_threads';
-      return this.question('app.bsky.feed.getAuthorFeed', { actor: this.getAttribute('actor') || '', limit, filter, includePins: true });
+      return this.question('app.bsky.feed.getAuthorFeed', { actor: this.actor, limit, filter, includePins: true });
     }
 
     content(renderer, body) {
       const items = list(body?.feed);
-      const owner = this.getAttribute('feed') ? null : ownerOf(items, this.getAttribute('actor') || '');
+      const owner = this.getAttribute('feed') ? null : ownerOf(items, this.actor);
       if (owner?.hidden) return [renderer.resting('members')];
       const articles = renderer.articles(items, this.limit);
       const label = owner ? renderer.words.posts.replace('{}', () => owner.name) : renderer.words.feed;
@@ -802,11 +817,11 @@ summary { cursor: pointer; padding: .5rem .75rem; border-radius: var(--round); b
     }
 
     get web() {
-      return `${WEB}/profile/${encodeURIComponent(this.getAttribute('actor') || '')}`;
+      return `${WEB}/profile/${encodeURIComponent(this.actor)}`;
     }
 
     address() {
-      return this.question('app.bsky.actor.getProfile', { actor: this.getAttribute('actor') || '' });
+      return this.question('app.bsky.actor.getProfile', { actor: this.actor });
     }
 
     content(renderer, profile) {
@@ -841,7 +856,7 @@ summary { cursor: pointer; padding: .5rem .75rem; border-radius: var(--round); b
     }
 
     get web() {
-      return webAddress(this.uri) || WEB;
+      return webAddress(this.uri) || http(this.getAttribute('uri')) || WEB;
     }
 
     address() {

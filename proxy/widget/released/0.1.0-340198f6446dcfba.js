@@ -1,10 +1,4 @@
-/*
-* Bluesky feeds for any page, served by feedproxy (see its README):
-*   <script src="https://proxy.example/widget.js" defer></script>
-*   <bluesky-feed actor="alice.example.com" limit="10"></bluesky-feed>
-* What the network sends is foreign: it becomes text nodes and checked attributes, never markup.
-* The pages under /embed show the same markup: what changes here changes there (view.py, parts.html).
-*/
+/* Bluesky feeds for any page, served by feedproxy. Its README says how to use them. */
 (() => {
 'use strict';
 
@@ -120,7 +114,7 @@ linear-gradient(var(--soft) 0 0) 4.25rem 1rem / 40% .875rem no-repeat, linear-gr
 linear-gradient(var(--soft) 0 0) 4.25rem 4.25rem / 60% .875rem no-repeat, radial-gradient(1.25rem, var(--soft) 98%, #0000) 1rem 1rem / 2.5rem 2.5rem no-repeat; }
 @keyframes pulse { to { opacity: .5; } }
 @media (prefers-reduced-motion: reduce) { .bone { animation: none; } }
-@media print { .feed { max-block-size: none; overflow: visible; } .post { break-inside: avoid; } }
+@media print { :host { color-scheme: light !important; } .feed { max-block-size: none; overflow: visible; } .post { break-inside: avoid; } }
 `;
 
 
@@ -266,7 +260,7 @@ link('who', account.href, make('bdi', 'name', account.name), account.handle ? ma
 class Renderer {
 constructor({ words, language }) {
 this.words = words;
-this.numbers = inLanguage(language, (tag) => new Intl.NumberFormat(tag, { notation: 'compact' }));
+this.numbers = formatter('NumberFormat', language, { notation: 'compact' });
 }
 
 articles(items, limit) {
@@ -546,8 +540,17 @@ get language() {
 return this.closest('[lang]')?.lang || document.documentElement.lang || navigator.language;
 }
 
+get spoken() {
+const language = this.language.slice(0, 2).toLowerCase();
+return WORDS[language] ? language : 'en';
+}
+
 get words() {
-return WORDS[this.language.slice(0, 2).toLowerCase()] || WORDS.en;
+return WORDS[this.spoken];
+}
+
+get actor() {
+return text(this.getAttribute('actor'), 2048).trim().replace(/^@/, '');
 }
 
 question(method, parameters) {
@@ -587,7 +590,7 @@ return root;
 
 _takeOver(painted) {
 if (painted.dataset.format !== FORMAT) return; // it has a style sheet of its own, until the answer comes
-this._key = painted.dataset.key ?? null;
+if (painted.lang === this.spoken) this._key = painted.dataset.key ?? null;
 this._root.adoptedStyleSheets = [styleSheet()];
 this._root.replaceChildren(painted); // without its own style sheet
 for (const target of painted.querySelectorAll('img')) if (target.complete && !target.naturalWidth) hideOrnament({ target });
@@ -597,6 +600,7 @@ this._date();
 async _refresh() {
 const url = this._url;
 this._dueAt = Date.now() + REFRESH_MS;
+if (this.hasAttribute('still')) return; // a page that may not ask
 try {
 const answer = await ask(url);
 if (url !== this._url) return;
@@ -637,7 +641,7 @@ else this._rest('resting');
 _rest(why) {
 const renderer = new Renderer(this);
 this._key = null;
-this._show(make('section', 'feed', renderer.resting(why), renderer.foot(this.web, null)));
+this._show(make('section', 'feed', { lang: this.spoken }, renderer.resting(why), renderer.foot(this.web, null)));
 }
 
 _paint({ body, updatedAt, key }) {
@@ -645,7 +649,7 @@ const renderer = new Renderer(this);
 const content = this.content(renderer, body);
 const foot = renderer.foot(this.web, updatedAt);
 this._key = key;
-this._show(make('section', 'feed', { 'data-key': key, 'data-format': FORMAT }, ...content, foot));
+this._show(make('section', 'feed', { lang: this.spoken, 'data-key': key, 'data-format': FORMAT }, ...content, foot));
 this._date();
 }
 
@@ -670,34 +674,40 @@ if (same) (scrolled ? section : window).scrollBy({ top: placeOf(same) - place, b
 
 _date() {
 const now = Date.now();
-const worded = this.words === WORDS.en ? 'en' : this.language; // no sentence in two languages
 for (const time of this._root.querySelectorAll('time')) {
 const instant = Date.parse(time.dateTime);
 const updated = time.parentElement.className === 'updated';
 if (updated) this._root.querySelector('.feed').toggleAttribute('data-stale', this._failing || now - instant > OLD_MS);
-time.textContent = relative(instant, now, updated ? worded : this.language, updated);
-time.title = inLanguage(this.language, (tag) => new Intl.DateTimeFormat(tag, { dateStyle: 'full', timeStyle: 'short' })).format(instant);
+time.textContent = relative(instant, now, updated ? this.spoken : this.language, updated);
+time.title = formatter('DateTimeFormat', this.language, { dateStyle: 'full', timeStyle: 'short' }).format(instant);
 }
 }
 }
 
 const addressOf = (post) => post.querySelector('.main > .by > .when')?.href;
 
-function inLanguage(language, format) {
+const formatters = new Map();
+
+function formatter(kind, language, options) {
+const name = [kind, language, ...Object.values(options)].join();
+if (!formatters.has(name)) {
+let made;
 try {
-return format(language || undefined);
+made = new Intl[kind](language, options);
 } catch {
-return format(undefined); // a lang attribute may say anything
+made = new Intl[kind](undefined, options);
 }
+formatters.set(name, made);
+}
+return formatters.get(name);
 }
 
 const UNITS = [['year', 365], ['month', 30], ['day', 1], ['hour', 1 / 24], ['minute', 1 / 1440]];
 
 function relative(instant, now, language, wordy) {
 const days = Math.max(0, now - instant) / DAY_MS;
-if (!wordy && days >= 7) return inLanguage(language, (tag) => new Intl.DateTimeFormat(tag, { dateStyle: 'medium' })).format(instant);
-const style = wordy ? 'long' : 'narrow';
-const words = inLanguage(language, (tag) => new Intl.RelativeTimeFormat(tag, { style, numeric: 'auto' }));
+if (!wordy && days >= 7) return formatter('DateTimeFormat', language, { dateStyle: 'medium' }).format(instant);
+const words = formatter('RelativeTimeFormat', language, { style: wordy ? 'long' : 'narrow', numeric: 'auto' });
 const [unit, length] = UNITS.find((pair) => days >= pair[1]) || ['second', Infinity];
 return words.format(-Math.floor(days / length), unit);
 }
@@ -713,7 +723,7 @@ return this.limit;
 
 get web() {
 const feed = this.getAttribute('feed') || '';
-return webAddress(feed) || `${WEB}/profile/${encodeURIComponent(this.getAttribute('actor') || '')}`;
+return webAddress(feed) || `${WEB}/profile/${encodeURIComponent(this.actor)}`;
 }
 
 address() {
@@ -722,12 +732,12 @@ const feed = this.getAttribute('feed');
 if (feed?.includes('/app.bsky.graph.list/')) return this.question('app.bsky.feed.getListFeed', { list: feed, limit });
 if (feed) return this.question('app.bsky.feed.getFeed', { feed, limit });
 const filter = this.getAttribute('filter') || 'posts_and_author_threads';
-return this.question('app.bsky.feed.getAuthorFeed', { actor: this.getAttribute('actor') || '', limit, filter, includePins: true });
+return this.question('app.bsky.feed.getAuthorFeed', { actor: this.actor, limit, filter, includePins: true });
 }
 
 content(renderer, body) {
 const items = list(body?.feed);
-const owner = this.getAttribute('feed') ? null : ownerOf(items, this.getAttribute('actor') || '');
+const owner = this.getAttribute('feed') ? null : ownerOf(items, this.actor);
 if (owner?.hidden) return [renderer.resting('members')];
 const articles = renderer.articles(items, this.limit);
 const label = owner ? renderer.words.posts.replace('{}', () => owner.name) : renderer.words.feed;
@@ -762,11 +772,11 @@ return 2;
 }
 
 get web() {
-return `${WEB}/profile/${encodeURIComponent(this.getAttribute('actor') || '')}`;
+return `${WEB}/profile/${encodeURIComponent(this.actor)}`;
 }
 
 address() {
-return this.question('app.bsky.actor.getProfile', { actor: this.getAttribute('actor') || '' });
+return this.question('app.bsky.actor.getProfile', { actor: this.actor });
 }
 
 content(renderer, profile) {
@@ -801,7 +811,7 @@ return actor ? `at://${actor}/app.bsky.feed.post/${key}` : uri;
 }
 
 get web() {
-return webAddress(this.uri) || WEB;
+return webAddress(this.uri) || http(this.getAttribute('uri')) || WEB;
 }
 
 address() {
