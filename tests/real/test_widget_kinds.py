@@ -18,7 +18,7 @@ from harness.upstream import Upstream
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 LEXICONS = MODULES / "@atproto" / "api" / "dist" / "client" / "types" / "app" / "bsky" / "embed"
-WIDTHS = {"phone": 390, "small phone": 320, "desktop": 1280}
+DRESSES = {"small phone": (320, "light"), "desktop": (1280, "dark")}
 PICTURES = os.environ.get("WIDGET_PICTURES")
 
 
@@ -104,11 +104,11 @@ async def test_each_is_shown(proxy, kinds, site, read):
     }
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", WIDTHS)
-async def test_nothing_is_wider_than_the_page_and_axe_finds_nothing(proxy, site, read, width, scheme):
+@pytest.mark.parametrize("dress", DRESSES)
+async def test_nothing_is_wider_than_the_page_and_axe_finds_nothing(proxy, site, read, dress):
     style = "<style>:root{font:16px sans-serif;color-scheme:light dark}</style>"
-    size = {"viewport": {"width": WIDTHS[width], "height": 900}, "color_scheme": scheme}
+    width, scheme = DRESSES[dress]
+    size = {"viewport": {"width": width, "height": 900}, "color_scheme": scheme}
     reader = await read(site.put(style + page_of(proxy)), **size)
     await reader.shows()
     await reader.pictures()

@@ -39,7 +39,8 @@
   border: 1px solid var(--line); border-radius: var(--round); overflow: auto; max-block-size: 100%; text-align: start; overflow-wrap: anywhere; }
 a { color: var(--accent); text-decoration: none; unicode-bidi: isolate; }
 a:hover { text-decoration: underline; }
-:focus-visible { outline: 2px solid var(--accent); outline-offset: -2px; border-radius: .25rem; }
+:focus-visible { outline: 2px solid var(--accent); outline-offset: 1px; border-radius: .25rem; }
+.post:focus-visible, .pics a:focus-visible { outline-offset: -2px; }
 img { display: block; max-inline-size: 100%; background: var(--soft); color: var(--muted); font-size: .8125rem; }
 .head, .foot, .post { padding: .875rem 1rem; }
 .head { display: flex; align-items: center; gap: .75rem; }
