@@ -64,7 +64,7 @@ async def updated(reader) -> None:
     async def done() -> bool:
         return await reader.page.evaluate("window.updates") > before
 
-    await until(done)
+    await until(done, deadline_s=60)
 
 
 async def refreshed(reader, text: str) -> None:
@@ -74,7 +74,7 @@ async def refreshed(reader, text: str) -> None:
         await updated(reader)
         return await reader.page.get_by_text(text, exact=True).count() == 1
 
-    await until(there)
+    await until(there, deadline_s=60)
 
 
 def one_more(upstream) -> None:
