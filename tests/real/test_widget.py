@@ -388,17 +388,19 @@ class TestStrictPages:
             == "50%"
         )
 
-    async def test_no_request_says_where_it_comes_from(self, proxy, site, read):
+    async def test_no_request_says_where_it_comes_from(self, proxy, proxied, site, read):
         seen = []
         reader = await read(site.put("<p>nothing yet</p>"))
         reader.page.on("request", lambda request: seen.append(request))  # noqa: PLW0108 - it wants a function
-        await reader.page.goto(site.put(element(more='limit="30"'), head=script(proxy), path="/secret"))
+        body = element(more='limit="30"') + await fragment(proxied)
+        await reader.page.goto(site.put(body, head=script(proxy), path="/secret"))
         await reader.shows()
         await reader.settled()
         foreign = [
             request for request in seen if "widget.js" not in request.url and site.url not in request.url
         ]
         assert len(foreign) > 3
+        assert [request.url for request in foreign if request.url.endswith(".css")]
         assert [request.url for request in foreign if "referer" in await request.all_headers()] == []
 
     async def test_links_say_nothing_either(self, proxy, site, read):

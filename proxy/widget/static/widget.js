@@ -586,6 +586,10 @@ summary { cursor: pointer; padding: .5rem .75rem; border-radius: var(--round); b
       return text(this.getAttribute('actor'), 2048).trim().replace(/^@/, '');
     }
 
+    get profile() {
+      return this.actor ? `${WEB}/profile/${encodeURIComponent(this.actor)}` : WEB;
+    }
+
     question(method, parameters) {
       const proxy = (this.getAttribute('proxy') || HOME || '').replace(/\/+$/, '');
       return `${proxy}/xrpc/${method}?${new URLSearchParams(parameters)}`;
@@ -765,7 +769,7 @@ summary { cursor: pointer; padding: .5rem .75rem; border-radius: var(--round); b
 
     get web() {
       const feed = this.getAttribute('feed') || '';
-      return webAddress(feed) || `${WEB}/profile/${encodeURIComponent(this.actor)}`;
+      return webAddress(feed) || this.profile;
     }
 
     /** Few sizes only, so that widgets and pages of all lengths share an answer. */
@@ -818,7 +822,7 @@ summary { cursor: pointer; padding: .5rem .75rem; border-radius: var(--round); b
     }
 
     get web() {
-      return `${WEB}/profile/${encodeURIComponent(this.actor)}`;
+      return this.profile;
     }
 
     address() {

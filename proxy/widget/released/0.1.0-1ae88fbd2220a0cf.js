@@ -554,6 +554,10 @@ get actor() {
 return text(this.getAttribute('actor'), 2048).trim().replace(/^@/, '');
 }
 
+get profile() {
+return this.actor ? `${WEB}/profile/${encodeURIComponent(this.actor)}` : WEB;
+}
+
 question(method, parameters) {
 const proxy = (this.getAttribute('proxy') || HOME || '').replace(/\/+$/, '');
 return `${proxy}/xrpc/${method}?${new URLSearchParams(parameters)}`;
@@ -724,7 +728,7 @@ return this.limit;
 
 get web() {
 const feed = this.getAttribute('feed') || '';
-return webAddress(feed) || `${WEB}/profile/${encodeURIComponent(this.actor)}`;
+return webAddress(feed) || this.profile;
 }
 
 address() {
@@ -773,7 +777,7 @@ return 2;
 }
 
 get web() {
-return `${WEB}/profile/${encodeURIComponent(this.actor)}`;
+return this.profile;
 }
 
 address() {
