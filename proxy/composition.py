@@ -249,6 +249,7 @@ def widget_routes(settings: Settings, feeds: Reading) -> list[BaseRoute]:
         feeds.route.app,
         public_url=settings.public_url,
         plain_pictures=settings.upstream.startswith("http:"),
+        any_origin="*" in settings.cors_origins,
         actor=next(named, None),
     )
     return widget.routes()

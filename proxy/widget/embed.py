@@ -53,8 +53,9 @@ class _Recipe:
 class EmbedRoute:
     """The ASGI application of /embed/{actor}, before `feeds`, the one of /xrpc.
 
-    `style_href` gives the address of the style sheet for the origin of a request. `plain_pictures`: whether
-    pictures may come over http.
+    `style_path` is that of the style sheet of fragments. `plain_pictures`: whether pictures may come over
+    http. `any_origin`: whether scripts of all sites may ask, and so that of a sandboxed document, which has
+    no origin.
     """
 
     def __init__(
@@ -65,11 +66,13 @@ class EmbedRoute:
         public_url: str | None,
         style_path: str,
         plain_pictures: bool,
+        any_origin: bool,
     ) -> None:
         self._feeds = feeds
         self._pages = pages
         self._public_url = public_url
         self._style_path = style_path
+        self._any_origin = any_origin
         self._policy = _policy(pages.style_hashes, plain_pictures=plain_pictures)
         self._rendered: MemoryCache[_Rendered] = MemoryCache(_ROOM_BYTES)
 
@@ -101,7 +104,12 @@ class EmbedRoute:
     def _made(self, recipe: _Recipe, answer: InnerAnswer) -> _Rendered:
         document = json.loads(answer.body) if recipe.key else None
         page = self._pages.page(
-            recipe.wish, document, key=recipe.key, updated_at=recipe.updated_at, stale=recipe.stale
+            recipe.wish,
+            document,
+            key=recipe.key,
+            updated_at=recipe.updated_at,
+            stale=recipe.stale,
+            still=recipe.style_href is None and not self._any_origin,
         )
         if recipe.style_href is None:
             html = self._pages.document(page)

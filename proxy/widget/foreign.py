@@ -122,6 +122,8 @@ def web_address(uri: Any) -> str:
     account, collection, key = match.groups()
     if collection == "app.bsky.graph.starterpack":
         return f"{WEB}/starter-pack/{account}/{key}"
+    if collection == "app.bsky.labeler.service":
+        return f"{WEB}/profile/{account}"
     place = _PLACES.get(collection)
     return f"{WEB}/profile/{account}/{place}/{key}" if place else ""
 

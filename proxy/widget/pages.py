@@ -15,7 +15,11 @@ from proxy.widget.foreign import WEB, component, web_address
 from proxy.widget.script import HERE, Script
 from proxy.widget.view import Feed, feed_view
 
-_FRAME_STYLE: Final = "body{margin:0}bluesky-feed{margin-inline:auto}"
+# The heading is for those who hear the page.
+_FRAME_STYLE: Final = (
+    "body{margin:0}bluesky-feed{margin-inline:auto}"
+    "h1{position:absolute;clip-path:inset(50%);inline-size:1px;block-size:1px;overflow:hidden;white-space:nowrap}"
+)
 _AUTHOR_FEED: Final = "app.bsky.feed.getAuthorFeed"
 _DEFAULT_FILTER: Final = "posts_and_author_threads"
 _DEFAULT_LIMIT: Final = 10
@@ -74,7 +78,7 @@ def wish_of(actor: str, query: Mapping[str, str], languages: Mapping[str, object
     number = int(limit) if limit.isascii() and limit.isdigit() and len(limit) <= 4 else 0
     theme, language = query.get("theme", ""), query.get("lang", "")[:2].lower()
     return Wish(
-        actor=actor,
+        actor=actor.strip().removeprefix("@"),
         feed=query.get("feed", ""),
         limit=min(number, _MAX_LIMIT) or _DEFAULT_LIMIT,
         filter=query.get("filter", ""),
@@ -94,6 +98,7 @@ class Page:
     key: str | None
     updated_at: datetime | None
     stale: bool
+    still: bool  # the script must not ask for what is new
 
     @property
     def attributes(self) -> list[tuple[str, str]]:
@@ -121,9 +126,15 @@ class Pages:
 
     def __init__(self, script: Script) -> None:
         self._script = script
+        # Read now and never again: an upgrade changes the files of a process that goes on.
         self._templates = Environment(
-            loader=FileSystemLoader(HERE / "templates"), autoescape=True, undefined=StrictUndefined
+            loader=FileSystemLoader(HERE / "templates"),
+            autoescape=True,
+            undefined=StrictUndefined,
+            auto_reload=False,
         )
+        for name in self._templates.list_templates():
+            self._templates.get_template(name)
 
     @property
     def languages(self) -> Mapping[str, object]:
@@ -136,7 +147,14 @@ class Pages:
         return f"{_csp_hash(_FRAME_STYLE)} {_csp_hash(self._script.style)}"
 
     def page(
-        self, wish: Wish, document: Any, *, key: str | None, updated_at: datetime | None, stale: bool
+        self,
+        wish: Wish,
+        document: Any,
+        *,
+        key: str | None,
+        updated_at: datetime | None,
+        stale: bool,
+        still: bool = False,
     ) -> Page:
         """The page for an answer of the AppView; without one (None) a friendly line and a link."""
         feed = None
@@ -150,6 +168,7 @@ class Pages:
             key=key,
             updated_at=updated_at,
             stale=stale,
+            still=still,
         )
 
     def document(self, page: Page) -> str:

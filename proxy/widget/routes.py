@@ -23,11 +23,17 @@ class WidgetRoutes:
     """Everything of the widget before `feeds`, the application under /xrpc.
 
     `public_url` is how the world reaches us, if that is known. `plain_pictures`: whether pictures may come
-    over http. `actor` is whose feed newcomers are shown.
+    over http. `any_origin`: whether scripts of all sites may ask. `actor` is whose feed newcomers are shown.
     """
 
     def __init__(
-        self, feeds: ASGIApp, *, public_url: str | None, plain_pictures: bool, actor: str | None
+        self,
+        feeds: ASGIApp,
+        *,
+        public_url: str | None,
+        plain_pictures: bool,
+        any_origin: bool,
+        actor: str | None,
     ) -> None:
         self._script = current_script()
         self._public_url = public_url
@@ -46,6 +52,7 @@ class WidgetRoutes:
             public_url=public_url,
             style_path=f"/widget-{self._script.hash}.css",
             plain_pictures=plain_pictures,
+            any_origin=any_origin,
         )
 
     def routes(self) -> list[BaseRoute]:
@@ -75,8 +82,9 @@ class WidgetRoutes:
 
     async def _home(self, request: Request) -> Response:
         base = self._public_url or f"{request.url.scheme}://{request.url.netloc}"
+        actor = request.query_params.get("actor") or self._actor
         page = self._pages.home(
-            base=base, actor=self._actor, hash=self._script.hash, integrity=self._script.integrity
+            base=base, actor=actor, hash=self._script.hash, integrity=self._script.integrity
         )
         pictures = "https: http: data:" if self._plain_pictures else "https: data:"
         policy = (

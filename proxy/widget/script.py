@@ -20,9 +20,11 @@ from typing import Final
 HERE: Final = Path(__file__).parent
 RELEASED: Final = HERE / "released"
 _HASH_DIGITS: Final = 16
-_STYLE = re.compile(r"\n  const STYLE = `(.*?)`;\n", re.DOTALL)
-_WORDS = re.compile(r"\n  const WORDS = (\{.*?\n  \});\n", re.DOTALL)
-_FORMAT = re.compile(r"\n  const FORMAT = '(\w+)';")
+_STYLE = re.compile(r"\nconst STYLE = `(.*?)`;\n", re.DOTALL)
+_WORDS = re.compile(r"\nconst WORDS = (\{.*?\n\});\n", re.DOTALL)
+_FORMAT = re.compile(r"\nconst FORMAT = '(\w+)';")
+# What no browser reads, a tenth of what is sent: lines of comment, and what lines are indented by.
+_UNREAD = re.compile(r"^ *(?://.*|/\*\*.*\*/)\n|^ +", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -65,8 +67,9 @@ class Script:
 
 
 def current_script() -> Script:
-    """The script of this version."""
-    return Script((HERE / "static" / "widget.js").read_bytes())
+    """The script of this version: static/widget.js without what no browser reads."""
+    source = (HERE / "static" / "widget.js").read_text(encoding="utf-8")
+    return Script(_UNREAD.sub("", source).encode())
 
 
 def released_scripts() -> dict[str, Script]:

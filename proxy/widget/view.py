@@ -114,7 +114,15 @@ class Quote:
     body: Body
 
 
-Embed = Pictures | Card | Video | Quote | Gone
+@dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """What only Bluesky can show, there."""
+
+    kind: ClassVar = "elsewhere"
+    href: str
+
+
+Embed = Pictures | Card | Video | Quote | Gone | Elsewhere
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,7 +227,7 @@ def _post(item: Any) -> Post | None:
         reposter=reposter.name if reposter else "",
         reply=reply,
         reply_to=_reply_to(item) if reply else None,
-        body=_body(labels, record, _embeds(field(post, "embed"), href)),
+        body=_body(labels, record, _attached(post, record, href)),
     )
 
 
@@ -245,6 +253,13 @@ def _body(labels: frozenset[str], record: Any, embeds: tuple[Embed, ...]) -> Bod
         language=foreign.language(next(iter(items(field(record, "langs"))), None)),
         embeds=embeds,
     )
+
+
+def _attached(post: Any, record: Any, href: str) -> tuple[Embed, ...]:
+    """What is attached to a post; where that is of a kind yet unknown, a way to see it."""
+    embed = field(post, "embed")
+    missed = _truthy(embed) or _truthy(field(record, "embed"))
+    return _embeds(embed, href) or ((Elsewhere(href),) if missed else ())
 
 
 def _embeds(embed: Any, href: str, *, within_quote: bool = False) -> tuple[Embed, ...]:
@@ -324,9 +339,15 @@ def _quote(record: Any) -> Embed:
 
 
 def _mentioned(record: Any) -> Embed:
-    """A feed, a list, a starter pack; or a post that is no more."""
+    """A feed, a list, a starter pack, a labeler; or a post that is no more."""
     href = foreign.web_address(field(record, "uri"))
-    title = _first(field(record, "displayName"), field(record, "name"), field(record, "record", "name"))
+    title = _first(
+        field(record, "displayName"),
+        field(record, "name"),
+        field(record, "record", "name"),
+        field(record, "creator", "displayName"),
+        field(record, "creator", "handle"),
+    )
     if not href or not isinstance(title, str):
         return Gone("gone")
     about = _first(field(record, "description"), field(record, "record", "description"))

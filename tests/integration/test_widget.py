@@ -172,9 +172,22 @@ class TestEmbed:
             )
             assert f'href="https://feeds.example/widget-{current_script().hash}.css"' in html
             assert "Auf Bluesky ansehen" in html
+            assert '<section class="feed" part="feed" lang="de"' in html
             assert "<html" not in html
         async with start() as proxy:
             assert '"//proxy.test/widget-' in (await proxy.get("/embed/alice.test?fragment=1")).text
+
+    async def test_where_sites_are_named_a_document_does_not_ask(self, start, alice):
+        # It is sandboxed: no list of sites can name it. A fragment is a part of a site.
+        for sites, asks in (("*", True), ("https://blog.example", False)):
+            async with start(CORS_ORIGINS=sites) as proxy:
+                assert (" still>" not in (await proxy.get("/embed/alice.test")).text) == asks
+                assert " still>" not in (await proxy.get("/embed/alice.test?fragment=1")).text
+
+    async def test_a_name_as_people_write_it(self, start, alice):
+        async with start() as proxy:
+            assert articles((await proxy.get("/embed/@alice.test")).text) == 10
+            assert alice.requests[-1].params["actor"] == ["alice.test"]
 
     async def test_feeds_and_lists_by_their_address(self, start, alice):
         async with start() as proxy:
@@ -235,6 +248,12 @@ class TestFirstPage:
             assert current_script().integrity in page.text
             assert 'value="alice.example.com"' in page.text
             assert "unsafe" not in page.headers["content-security-policy"]
+
+    async def test_the_lines_name_whom_the_address_names(self, start):
+        async with start() as proxy:
+            page = (await proxy.get("/?actor=%22%3E%3Cb%3E")).text
+            assert "<b>" not in page
+            assert "actor=&quot;&amp;#34;&amp;gt;&amp;lt;b&amp;gt;&quot;" in page.replace('"', "&quot;")
 
     async def test_a_host_that_lies_is_text(self, start):
         async with start() as proxy:

@@ -11,6 +11,7 @@ import pytest
 from real.harness import Proxy
 from real.test_outage import Outage, is_aged
 from real.test_outage import ask as ask_proxy
+from real.widgets import NEVER_KEPT, feed_of, page_of
 
 from harness.upstream import Upstream, json_response
 from harness.waiting import until
@@ -18,14 +19,8 @@ from harness.waiting import until
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 SHORT_LIVED = {"CACHE_TTL": "1", "STALE_WHILE_REVALIDATE": "1", "UPSTREAM_TIMEOUT": "4"}
-NEVER_KEPT = {"CACHE_TTL": "1", "STALE_WHILE_REVALIDATE": "0", "CLIENT_MAX_AGE": "0"}
 FEED = "/xrpc/app.bsky.feed.getAuthorFeed?actor=alice.test"
 QUESTION = f"{FEED}&limit=30&filter=posts_and_author_threads&includePins=true"
-ELEMENT = '<bluesky-feed actor="alice.test"></bluesky-feed>'
-
-
-def page_of(proxy) -> str:
-    return f'<script src="{proxy.url}/widget.js" defer></script>{ELEMENT}'
 
 
 async def ask(proxy) -> httpx.Response:
@@ -100,22 +95,6 @@ async def test_the_copy_outlives_what_the_browser_caches(start_proxy, site, read
     await reader.shows(".feed[data-stale] .updated")
     assert await reader.page.locator(".text").all_inner_texts() == seen
     assert await updated_at(reader) == first
-
-
-def feed_of(count: int, text: str = "post") -> dict[str, object]:
-    author = {"did": "did:plc:alice", "handle": "alice.test", "displayName": "Alice"}
-    return {
-        "feed": [
-            {
-                "post": {
-                    "uri": f"at://did:plc:alice/app.bsky.feed.post/{number}",
-                    "author": author,
-                    "record": {"text": f"{text} {number}", "createdAt": "2026-11-22T05:52:14Z"},
-                }
-            }
-            for number in range(count)
-        ]
-    }
 
 
 @pytest.fixture

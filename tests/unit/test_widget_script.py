@@ -2,31 +2,42 @@
 
 from __future__ import annotations
 
+import json
 import re
+from pathlib import Path
 
 from proxy.version import VERSION
 from proxy.widget.assets import Asset
-from proxy.widget.script import RELEASED, Script, current_script, released_scripts
+from proxy.widget.script import HERE, RELEASED, Script, current_script, released_scripts
 
 MOST_BYTES = 12 * 1024
 
 
+def test_no_script_that_was_released_is_ever_changed_or_lost():
+    listed = json.loads((Path(__file__).parent / "released_scripts.json").read_text(encoding="utf-8"))
+    for version, digest in listed.items():
+        assert Script((RELEASED / f"{version}-{digest}.js").read_bytes()).hash == digest
+    assert len(list(RELEASED.iterdir())) == len(listed)
+    assert released_scripts().keys() == set(listed.values())
+
+
 def test_the_current_script_is_among_the_released():
-    # After a change of the script: cp static/widget.js released/VERSION-HASH.js, in place of this version's.
-    script = current_script()
-    assert [path.name for path in RELEASED.glob(f"{VERSION}-*")] == [f"{VERSION}-{script.hash}.js"]
+    # After a change of the script: python -m tests.release_widget
+    assert [path.name for path in RELEASED.glob(f"{VERSION}-*")] == [f"{VERSION}-{current_script().hash}.js"]
 
 
-def test_released_scripts_are_what_their_names_say():
-    for path in RELEASED.iterdir():
-        assert path.suffix == ".js"
-        assert path.stem.endswith(f"-{Script(path.read_bytes()).hash}")
-    assert len(released_scripts()) == len(list(RELEASED.iterdir()))
+def test_it_is_the_source_without_its_comments():
+    source = (HERE / "static" / "widget.js").read_text(encoding="utf-8")
+    lines = [line.strip() for line in source.splitlines()]
+    read = [line for line in lines if not line.startswith(("//", "/**"))]
+    assert [line.strip() for line in current_script().content.decode().splitlines()] == read
+    assert len(read) < len(lines)
 
 
 def test_it_is_small():
     bodies = Asset(current_script().content, "text/javascript").bodies
-    assert len(bodies["br"]) < MOST_BYTES
+    for coding in ("br", "gzip"):
+        assert len(bodies[coding]) < MOST_BYTES
 
 
 def test_every_language_has_every_word():

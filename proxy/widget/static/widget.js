@@ -1,20 +1,9 @@
-/*
- * Bluesky feeds for any page, served by feedproxy:
- *
- *   <script src="https://proxy.example/widget.js" defer></script>
- *   <bluesky-feed actor="alice.example.com" limit="10"></bluesky-feed>
- *
- * <bluesky-feed>    actor, or feed="at://…" (a custom feed or a list); limit (1-100); filter (as in the API)
- * <bluesky-profile> actor
- * <bluesky-post>    uri (at://… or the address of a post on bsky.app)
- *
- * Each takes theme="light|dark", lang, and proxy="https://…" where the script is not loaded from the proxy.
- * What the network sends is foreign: it becomes text nodes and checked attributes, never markup.
- * The pages under /embed show the same markup: what changes here changes there (view.py, parts.html).
- */
+/* Bluesky feeds for any page, served by feedproxy. Its README says how to use them. */
 (() => {
   'use strict';
 
+  // What the network sends is foreign: it becomes text nodes and checked attributes, never markup.
+  // The pages under /embed show the same markup: what changes here changes there (view.py, parts.html).
   const FORMAT = '1'; // of the markup; a page rendered with another is repainted, not taken over
   const HOME = document.currentScript && new URL(document.currentScript.src, location).origin;
   const WEB = 'https://bsky.app';
@@ -30,10 +19,10 @@
 
   // JSON, for pages that are rendered before this runs.
   const WORDS = {
-    "en": {"updated": "updated {}", "posts": "Posts by {}", "feed": "Posts", "pinned": "Pinned", "repost": "Reposted by {}", "replyTo": "Reply to {}", "reply": "Reply", "adult": "Adult content – show", "warn": "Sensitive content – show", "members": "Only for readers who are signed in to Bluesky.", "gone": "This post is not available.", "resting": "Nothing to show here at the moment.", "view": "View on Bluesky", "picture": "Picture", "video": "Video", "followers": "followers", "following": "following", "count": "posts"},
-    "de": {"updated": "aktualisiert {}", "posts": "Beiträge von {}", "feed": "Beiträge", "pinned": "Angeheftet", "repost": "Geteilt von {}", "replyTo": "Antwort an {}", "reply": "Antwort", "adult": "Nur für Erwachsene – zeigen", "warn": "Heikler Inhalt – zeigen", "members": "Nur für Angemeldete auf Bluesky.", "gone": "Dieser Beitrag ist nicht verfügbar.", "resting": "Hier gibt es gerade nichts zu sehen.", "view": "Auf Bluesky ansehen", "picture": "Bild", "video": "Video", "followers": "Follower", "following": "folgt", "count": "Beiträge"},
-    "es": {"updated": "actualizado {}", "posts": "Publicaciones de {}", "feed": "Publicaciones", "pinned": "Fijado", "repost": "Compartido por {}", "replyTo": "Respuesta a {}", "reply": "Respuesta", "adult": "Contenido para adultos: mostrar", "warn": "Contenido sensible: mostrar", "members": "Solo para quien ha iniciado sesión en Bluesky.", "gone": "Esta publicación no está disponible.", "resting": "Por ahora no hay nada que mostrar.", "view": "Ver en Bluesky", "picture": "Imagen", "video": "Vídeo", "followers": "seguidores", "following": "siguiendo", "count": "publicaciones"},
-    "fr": {"updated": "mis à jour {}", "posts": "Publications de {}", "feed": "Publications", "pinned": "Épinglé", "repost": "Republié par {}", "replyTo": "Réponse à {}", "reply": "Réponse", "adult": "Contenu pour adultes – afficher", "warn": "Contenu sensible – afficher", "members": "Réservé aux personnes connectées à Bluesky.", "gone": "Cette publication n’est pas disponible.", "resting": "Rien à afficher pour le moment.", "view": "Voir sur Bluesky", "picture": "Image", "video": "Vidéo", "followers": "abonnés", "following": "abonnements", "count": "publications"}
+    "en": {"updated": "updated {}", "posts": "Posts by {}", "feed": "Posts", "pinned": "Pinned", "repost": "Reposted by {}", "replyTo": "Reply to {}", "reply": "Reply", "adult": "Adult content – show", "warn": "Sensitive content – show", "members": "Only for readers who are signed in to Bluesky.", "gone": "This post is not available.", "resting": "Nothing to show here at the moment.", "view": "View on Bluesky", "picture": "Picture", "video": "Video", "followers": "Followers", "following": "Following", "count": "Posts"},
+    "de": {"updated": "aktualisiert {}", "posts": "Beiträge von {}", "feed": "Beiträge", "pinned": "Angeheftet", "repost": "Geteilt von {}", "replyTo": "Antwort an {}", "reply": "Antwort", "adult": "Nur für Erwachsene – zeigen", "warn": "Heikler Inhalt – zeigen", "members": "Nur für Angemeldete auf Bluesky.", "gone": "Dieser Beitrag ist nicht verfügbar.", "resting": "Hier gibt es gerade nichts zu sehen.", "view": "Auf Bluesky ansehen", "picture": "Bild", "video": "Video", "followers": "Follower", "following": "Folgt", "count": "Beiträge"},
+    "es": {"updated": "actualizado {}", "posts": "Publicaciones de {}", "feed": "Publicaciones", "pinned": "Fijado", "repost": "Compartido por {}", "replyTo": "Respuesta a {}", "reply": "Respuesta", "adult": "Contenido para adultos: mostrar", "warn": "Contenido sensible: mostrar", "members": "Solo para quien ha iniciado sesión en Bluesky.", "gone": "Esta publicación no está disponible.", "resting": "Por ahora no hay nada que mostrar.", "view": "Ver en Bluesky", "picture": "Imagen", "video": "Vídeo", "followers": "Seguidores", "following": "Siguiendo", "count": "Publicaciones"},
+    "fr": {"updated": "mis à jour {}", "posts": "Publications de {}", "feed": "Publications", "pinned": "Épinglé", "repost": "Republié par {}", "replyTo": "Réponse à {}", "reply": "Réponse", "adult": "Contenu pour adultes – afficher", "warn": "Contenu sensible – afficher", "members": "Réservé aux personnes connectées à Bluesky.", "gone": "Cette publication n’est pas disponible.", "resting": "Rien à afficher pour le moment.", "view": "Voir sur Bluesky", "picture": "Image", "video": "Vidéo", "followers": "Abonnés", "following": "Abonnements", "count": "Publications"}
   };
 
   const STYLE = `
@@ -47,10 +36,11 @@
 :host([theme=dark]) { color-scheme: dark; }
 * { box-sizing: border-box; margin: 0; }
 .feed { font: var(--bluesky-font, 400 .9375rem/1.45 system-ui, sans-serif); color: var(--text); background: var(--back);
-  border: 1px solid var(--line); border-radius: var(--round); overflow: clip; text-align: start; overflow-wrap: anywhere; }
+  border: 1px solid var(--line); border-radius: var(--round); overflow: auto; max-block-size: 100%; text-align: start; overflow-wrap: anywhere; }
 a { color: var(--accent); text-decoration: none; unicode-bidi: isolate; }
 a:hover { text-decoration: underline; }
-:focus-visible { outline: 2px solid var(--accent); outline-offset: -2px; border-radius: .25rem; }
+:focus-visible { outline: 2px solid var(--accent); outline-offset: 1px; border-radius: .25rem; }
+.post:focus-visible, .pics a:focus-visible { outline-offset: -2px; }
 img { display: block; max-inline-size: 100%; background: var(--soft); color: var(--muted); font-size: .8125rem; }
 .head, .foot, .post { padding: .875rem 1rem; }
 .head { display: flex; align-items: center; gap: .75rem; }
@@ -64,7 +54,7 @@ img { display: block; max-inline-size: 100%; background: var(--soft); color: var
 .name { font-weight: 650; }
 .handle, .note, .reply, .when, .foot, .host, .about { color: var(--muted); }
 .head .who, .profile .who { flex-direction: column; align-items: start; }
-.note span, .reply, .updated { unicode-bidi: plaintext; text-align: start; }
+.note span, .reply, .updated, .gone, .resting, summary { unicode-bidi: plaintext; text-align: start; }
 .main { min-inline-size: 0; }
 .by { display: flex; justify-content: space-between; align-items: baseline; gap: .75rem; }
 .post .by .who { flex-wrap: nowrap; }
@@ -82,18 +72,24 @@ img { display: block; max-inline-size: 100%; background: var(--soft); color: var
 .pics img, .poster { inline-size: 100%; block-size: auto; object-fit: cover; min-block-size: 4rem; max-block-size: 30rem; }
 .pics:not(.one) img { block-size: 100%; aspect-ratio: 1; }
 .one img:not([width]), .poster:not([width]) { aspect-ratio: 16 / 9; }
+.one [style*=ratio], .poster[style*=ratio] { aspect-ratio: var(--ratio); }
 .two, .many { grid-template-columns: 1fr 1fr; }
 .three { grid-template-columns: 2fr 1fr; }
 .three a:first-child { grid-row: span 2; }
-.lots { grid-template-columns: repeat(3, 1fr); }
+.lots { grid-template-columns: repeat(6, 1fr); }
+.lots a { grid-column: span 2; }
+.lots a:nth-last-child(2):nth-child(3n+1), .lots a:last-child:nth-child(3n+2) { grid-column: span 3; }
+.lots a:last-child:nth-child(3n+1) { grid-column: span 6; }
+.lots a:nth-last-child(2):nth-child(3n+1) img, .lots a:last-child:nth-child(3n+2) img { aspect-ratio: 1.5; }
+.lots a:last-child:nth-child(3n+1) img { aspect-ratio: 3; }
 .card, .quote { display: block; border: 1px solid var(--line); border-radius: var(--round); overflow: hidden; color: inherit; }
 .card:hover { text-decoration: none; background: var(--soft); }
 .thumb { inline-size: 100%; aspect-ratio: 1.91; object-fit: cover; border-block-end: 1px solid var(--line); }
 .said { display: block; padding: .625rem .75rem; }
-.host, .title, .about { display: block; overflow: hidden; text-overflow: ellipsis; }
-.host { font-size: .8125rem; white-space: nowrap; }
+.host, .title, .about { display: -webkit-box; -webkit-box-orient: vertical; -webkit-line-clamp: 2; overflow: hidden; }
+.host { font-size: .8125rem; -webkit-line-clamp: 1; }
 .title { font-weight: 600; line-height: 1.3; }
-.about { font-size: .875rem; display: -webkit-box; -webkit-box-orient: vertical; -webkit-line-clamp: 2; }
+.about { font-size: .875rem; }
 .quote { padding: .625rem .75rem; }
 .quote .face { inline-size: 1.25rem; block-size: 1.25rem; }
 .quote .by { justify-content: start; align-items: center; gap: .5rem; }
@@ -101,6 +97,7 @@ img { display: block; max-inline-size: 100%; background: var(--soft); color: var
 .gone { color: var(--muted); background: var(--soft); }
 .video { display: block; position: relative; border-radius: var(--round); overflow: hidden; background: #000; }
 .poster { display: block; }
+::before, .play { forced-color-adjust: none; }
 .play { position: absolute; inset: 0; margin: auto; inline-size: 3.5rem; block-size: 3.5rem; border-radius: 50%; background: #000b; }
 .play::after { content: ""; position: absolute; inset: 30% 26% 30% 36%; background: #fff; clip-path: polygon(0 0, 100% 50%, 0 100%); }
 summary { cursor: pointer; padding: .5rem .75rem; border-radius: var(--round); background: var(--soft); color: var(--muted); font-size: .875rem; }
@@ -121,6 +118,7 @@ summary { cursor: pointer; padding: .5rem .75rem; border-radius: var(--round); b
   linear-gradient(var(--soft) 0 0) 4.25rem 4.25rem / 60% .875rem no-repeat, radial-gradient(1.25rem, var(--soft) 98%, #0000) 1rem 1rem / 2.5rem 2.5rem no-repeat; }
 @keyframes pulse { to { opacity: .5; } }
 @media (prefers-reduced-motion: reduce) { .bone { animation: none; } }
+@media print { :host { color-scheme: light !important; } .feed { max-block-size: none; overflow: visible; } .post { break-inside: avoid; } }
 `;
 
   // --- What is foreign, made harmless -------------------------------------------------------------------
@@ -157,6 +155,7 @@ summary { cursor: pointer; padding: .5rem .75rem; border-radius: var(--round); b
   function webAddress(uri) {
     const [, did, kind, key] = RECORD.exec(typeof uri === 'string' ? uri : '') || [];
     if (kind === 'app.bsky.graph.starterpack') return `${WEB}/starter-pack/${did}/${key}`;
+    if (kind === 'app.bsky.labeler.service') return `${WEB}/profile/${did}`;
     const place = { 'app.bsky.feed.post': 'post', 'app.bsky.feed.generator': 'feed', 'app.bsky.graph.list': 'lists' }[kind];
     return place ? `${WEB}/profile/${did}/${place}/${key}` : '';
   }
@@ -179,6 +178,9 @@ summary { cursor: pointer; padding: .5rem .75rem; border-radius: var(--round); b
   const hidden = (labels) => HIDDEN.some((value) => labels.has(value));
   const coverOf = (labels) => (ADULT.some((value) => labels.has(value)) ? 'adult' : labels.has('!warn') ? 'warn' : '');
 
+  /** What follows the # of a $type. */
+  const kindOf = (thing) => (typeof thing?.$type === 'string' ? thing.$type.split('#')[1] : '');
+
   function accountOf(view) {
     const did = matching(DID, view?.did);
     if (!did) throw new TypeError('an account without a DID');
@@ -198,7 +200,7 @@ summary { cursor: pointer; padding: .5rem .75rem; border-radius: var(--round); b
 
   function linkOf(facet) {
     for (const feature of list(facet?.features)) {
-      const kind = typeof feature?.$type === 'string' ? feature.$type.split('#')[1] : '';
+      const kind = kindOf(feature);
       if (kind === 'link' && http(feature.uri)) return feature.uri;
       if (kind === 'mention' && matching(DID, feature.did)) return `${WEB}/profile/${feature.did}`;
       if (kind === 'tag' && text(feature.tag, 640)) return `${WEB}/hashtag/${encodeURIComponent(text(feature.tag, 640))}`;
@@ -253,8 +255,10 @@ summary { cursor: pointer; padding: .5rem .75rem; border-radius: var(--round); b
   function picture(name, src, alt, ratio) {
     const side = (value) => (Number.isInteger(value) && value > 0 && value <= 100000 ? value : 0);
     const [width, height] = [side(ratio?.width), side(ratio?.height)];
-    const size = width && height ? { width: String(width), height: String(height) } : {};
-    return make('img', name, { src, alt, ...size, loading: 'lazy', decoding: 'async', referrerpolicy: 'no-referrer' });
+    const known = width && height;
+    const image = make('img', name, { src, alt, ...(known ? { width, height } : {}), loading: 'lazy', decoding: 'async', referrerpolicy: 'no-referrer' });
+    if (known) image.style.setProperty('--ratio', `${width} / ${height}`); // and it stays so, whatever comes
+    return image;
   }
 
   /** The words of `sentence` with `node` in the place of {}. */
@@ -268,10 +272,11 @@ summary { cursor: pointer; padding: .5rem .75rem; border-radius: var(--round); b
   const who = (account) =>
     link('who', account.href, make('bdi', 'name', account.name), account.handle ? make('bdi', 'handle', `@${account.handle}`) : null);
 
-  /** Answers turned into elements, in the language of `words`. */
+  /** Answers turned into elements, in the words of one language. */
   class Renderer {
-    constructor(words) {
+    constructor({ words, language }) {
       this.words = words;
+      this.numbers = formatter('NumberFormat', language, { notation: 'compact' });
     }
 
     /** The posts of a feed as articles. One that cannot be read is left out, and harms no other. */
@@ -310,12 +315,12 @@ summary { cursor: pointer; padding: .5rem .75rem; border-radius: var(--round); b
         make('div', 'main',
           make('div', 'by', who(account), this.when(href, earliest(post.record?.createdAt, post.indexedAt))),
           this.reply(post, reply),
-          this.covered(coverOf(labels), [this.text(post.record), this.embed(post.embed, href, 0)])));
+          this.covered(coverOf(labels), [this.text(post.record), this.attached(post, href)])));
     }
 
     /** What stands above a post; undefined if it must not be named. */
     note(reason) {
-      const kind = typeof reason?.$type === 'string' ? reason.$type.split('#')[1] : '';
+      const kind = kindOf(reason);
       if (kind === 'reasonPin') return make('p', 'note pinned', this.words.pinned);
       if (kind !== 'reasonRepost') return null;
       const reposter = accountOf(reason.by);
@@ -325,14 +330,12 @@ summary { cursor: pointer; padding: .5rem .75rem; border-radius: var(--round); b
 
     reply(post, reply) {
       if (!post.record?.reply) return null;
-      try {
-        const account = accountOf(reply.parent.author);
-        const href = webAddress(reply.parent.uri);
-        if (href && !account.hidden) return make('p', 'reply', link('', href, filled(this.words.replyTo, make('bdi', '', account.name))));
-      } catch {
-        // To whom is not known, or not to be told.
-      }
-      return make('p', 'reply', this.words.reply);
+      const parent = reply?.parent;
+      const href = webAddress(parent?.uri);
+      const account = matching(DID, parent?.author?.did) && accountOf(parent.author);
+      // To whom is not always known, or to be told.
+      const named = href && account && !account.hidden;
+      return make('p', 'reply', ...(named ? [link('', href, filled(this.words.replyTo, make('bdi', '', account.name)))] : [this.words.reply]));
     }
 
     when(href, instant) {
@@ -349,6 +352,13 @@ summary { cursor: pointer; padding: .5rem .75rem; border-radius: var(--round); b
     covered(cover, content) {
       if (!content.flat().some(Boolean)) return null;
       return cover ? make('details', 'cover', make('summary', '', this.words[cover]), ...content) : make('div', 'body', ...content);
+    }
+
+    /** What is attached to a post; where that is of a kind yet unknown, a way to see it. */
+    attached(post, href) {
+      const elements = this.embed(post.embed, href, 0).filter(Boolean);
+      const missed = !elements.length && (post.embed || post.record?.embed);
+      return missed ? [link('card', href, make('span', 'said', make('bdi', 'title', this.words.view)))] : elements;
     }
 
     /** The elements of an embed; `depth` counts quotes in quotes. */
@@ -417,10 +427,10 @@ summary { cursor: pointer; padding: .5rem .75rem; border-radius: var(--round); b
         this.covered(coverOf(labels), [this.text(record.value), this.embed(list(record.embeds)[0], href, 1)]));
     }
 
-    /** A feed, a list, a starter pack; or a post that is no more. */
+    /** A feed, a list, a starter pack, a labeler; or a post that is no more. */
     mentioned(record) {
       const href = webAddress(record?.uri);
-      const title = record?.displayName ?? record?.name ?? record?.record?.name;
+      const title = record?.displayName ?? record?.name ?? record?.record?.name ?? record?.creator?.displayName ?? record?.creator?.handle;
       if (!href || typeof title !== 'string') return make('p', 'quote gone', this.words.gone);
       return this.teaser(href, 'bsky.app', title, record.description ?? record.record?.description, '');
     }
@@ -456,62 +466,53 @@ summary { cursor: pointer; padding: .5rem .75rem; border-radius: var(--round); b
   }
 
   async function load(url) {
-    const aborting = new AbortController();
-    const timer = setTimeout(() => aborting.abort(), TIMEOUT_MS);
+    const signal = AbortSignal.timeout(TIMEOUT_MS);
+    const response = await fetch(url, { credentials: 'omit', referrerPolicy: 'no-referrer', signal });
+    const body = await response.json();
+    if (!response.ok) throw Object.assign(new Error(body?.error), { gone: /^(Account\w+|NotFound)$/.test(body?.error) });
+    const said = (name) => response.headers.get(name) ?? '';
+    const answer = {
+      body,
+      updatedAt: earliest(said('feed-updated-at')) ?? Date.now(),
+      key: /^(?:W\/)?"([^"-]+)/.exec(said('etag'))?.[1] ?? String(Date.now()),
+      failing: said('cache-status').includes('stale-if-error'),
+    };
+    keep(url, answer);
+    return answer;
+  }
+
+  /** What `use` makes of the browser's storage; undefined where there is none, no room in it, or nothing of ours. */
+  function stored(use) {
     try {
-      const response = await fetch(url, { credentials: 'omit', referrerPolicy: 'no-referrer', signal: aborting.signal });
-      const body = await response.json();
-      if (!response.ok) throw Object.assign(new Error('no answer'), { gone: /^(Account\w+|NotFound)$/.test(body?.error) });
-      const updatedAt = earliest(response.headers.get('feed-updated-at'));
-      const answer = {
-        body,
-        updatedAt: updatedAt ?? Date.now(),
-        key: /^(?:W\/)?"([^"-]+)/.exec(response.headers.get('etag') || '')?.[1] ?? String(Date.now()),
-        failing: /stale-if-error/.test(response.headers.get('cache-status') || ''),
-      };
-      keep(url, answer);
-      return answer;
-    } finally {
-      clearTimeout(timer);
+      return use(localStorage);
+    } catch {
+      // The page goes without.
     }
   }
 
-  /** Remember a good answer; the oldest ones make room. */
-  function keep(url, { body, updatedAt, key }) {
-    try {
-      const copy = { ...body, feed: body.feed && list(body.feed) };
-      let kept = JSON.stringify({ at: Date.now(), updatedAt, key, body: copy });
-      while (kept.length > STORED_CHARS && copy.feed?.length > 1) {
-        copy.feed = copy.feed.slice(0, copy.feed.length >> 1);
-        kept = JSON.stringify({ at: Date.now(), updatedAt, key: `${key} in part`, body: copy });
+  /** Remember a good answer, or as much of it as there is room for; the oldest ones make room. */
+  const keep = (url, { body, updatedAt, key }) =>
+    stored((storage) => {
+      const copy = { at: Date.now(), updatedAt, key, body: { ...body, feed: body.feed && list(body.feed) } };
+      const { feed } = copy.body;
+      while (feed?.length > 1 && JSON.stringify(copy).length > STORED_CHARS) {
+        feed.length >>= 1;
+        copy.key = `${key} in part`;
       }
-      if (kept.length > STORED_CHARS) return;
-      localStorage.setItem(STORE + url, kept);
-      const copies = Object.keys(localStorage).filter((name) => name.startsWith(STORE));
-      const bornAt = (name) => JSON.parse(localStorage.getItem(name)).at;
+      const written = JSON.stringify(copy);
+      if (written.length > STORED_CHARS) return;
+      storage.setItem(STORE + url, written);
+      const bornAt = (name) => JSON.parse(storage[name]).at;
+      const copies = Object.keys(storage).filter((name) => name.startsWith(STORE));
       copies.sort((one, other) => bornAt(other) - bornAt(one));
-      for (const name of copies.slice(STORED_COPIES)) localStorage.removeItem(name);
-    } catch {
-      // No storage, or none left: the page goes without.
-    }
-  }
+      for (const name of copies.slice(STORED_COPIES)) storage.removeItem(name);
+    });
 
-  function kept(url) {
-    try {
-      const copy = JSON.parse(localStorage.getItem(STORE + url));
-      return copy && typeof copy.body === 'object' && copy.updatedAt > 0 ? copy : null;
-    } catch {
-      return null;
-    }
-  }
-
-  function forget(url) {
-    try {
-      localStorage.removeItem(STORE + url);
-    } catch {
-      // Then there is nothing to forget.
-    }
-  }
+  const kept = (url) =>
+    stored((storage) => {
+      const copy = JSON.parse(storage[STORE + url]);
+      return copy.body && copy.updatedAt > 0 && copy;
+    });
 
   // --- The elements -----------------------------------------------------------------------------------------
 
@@ -543,15 +544,21 @@ summary { cursor: pointer; padding: .5rem .75rem; border-radius: var(--round); b
 
     connectedCallback() {
       widgets.add(this);
-      this._begin();
+      if (this._url === this.address()) this.tick(true); // it was only moved
+      else this._begin();
     }
 
     disconnectedCallback() {
       widgets.delete(this);
     }
 
+    /** Begin anew, once for all attributes that change together. */
     attributeChangedCallback(_name, before, now) {
-      if (this._root && this.isConnected && before !== now) this._begin();
+      if (!this._root || before === now) return;
+      this._url = '';
+      queueMicrotask(() => {
+        if (this.isConnected && !this._url) this._begin();
+      });
     }
 
     /** Look after the dates, and ask again when it is time; `soon` when a reader has just come back. */
@@ -561,9 +568,26 @@ summary { cursor: pointer; padding: .5rem .75rem; border-radius: var(--round); b
       if (Date.now() >= this._dueAt - (soon ? REFRESH_MS - PAUSE_MS : 0)) this._refresh();
     }
 
+    get language() {
+      return this.closest('[lang]')?.lang || document.documentElement.lang || navigator.language;
+    }
+
+    /** Of the words; the page's own, if there are words for it. */
+    get spoken() {
+      const language = this.language.slice(0, 2).toLowerCase();
+      return WORDS[language] ? language : 'en';
+    }
+
     get words() {
-      const language = this.closest('[lang]')?.lang || navigator.language;
-      return WORDS[language.slice(0, 2).toLowerCase()] || WORDS.en;
+      return WORDS[this.spoken];
+    }
+
+    get actor() {
+      return text(this.getAttribute('actor'), 2048).trim().replace(/^@/, '');
+    }
+
+    get profile() {
+      return this.actor ? `${WEB}/profile/${encodeURIComponent(this.actor)}` : WEB;
     }
 
     question(method, parameters) {
@@ -578,11 +602,19 @@ summary { cursor: pointer; padding: .5rem .75rem; border-radius: var(--round); b
       const first = !this._root;
       this._root = this._root || this._opened();
       const painted = first && this._root.querySelector('.feed');
-      const copy = painted ? null : kept(this._url);
       if (painted) this._takeOver(painted);
-      else if (copy) this._paint(copy);
-      else this._show(make('section', 'feed', { 'aria-busy': 'true' }, ...Array.from({ length: this.bones }, () => make('div', 'bone'))));
+      else if (!this._recall()) this._show(make('section', 'feed', { 'aria-busy': 'true' }, ...Array.from({ length: this.bones }, () => make('div', 'bone'))));
       this._refresh();
+    }
+
+    /** Paint the copy that the browser has; whether there is one that can be painted. */
+    _recall() {
+      try {
+        this._paint(kept(this._url));
+        return true;
+      } catch {
+        return false;
+      }
     }
 
     /** The shadow root, with what a server has rendered into it. */
@@ -598,15 +630,17 @@ summary { cursor: pointer; padding: .5rem .75rem; border-radius: var(--round); b
     /** Go on with markup that was rendered by a server. */
     _takeOver(painted) {
       if (painted.dataset.format !== FORMAT) return; // it has a style sheet of its own, until the answer comes
-      this._key = painted.dataset.key ?? null;
+      if (painted.lang === this.spoken) this._key = painted.dataset.key ?? null;
       this._root.adoptedStyleSheets = [styleSheet()];
       this._root.replaceChildren(painted); // without its own style sheet
+      for (const target of painted.querySelectorAll('img')) if (target.complete && !target.naturalWidth) hideOrnament({ target });
       this._date();
     }
 
     async _refresh() {
       const url = this._url;
       this._dueAt = Date.now() + REFRESH_MS;
+      if (this.hasAttribute('still')) return; // a page that may not ask
       try {
         const answer = await ask(url);
         if (url !== this._url) return;
@@ -617,10 +651,13 @@ summary { cursor: pointer; padding: .5rem .75rem; border-radius: var(--round); b
         if (url !== this._url) return;
         this._fail(error);
       }
+      const detail = { posts: this._root.querySelectorAll('.post').length, stale: this._failing };
+      this.dispatchEvent(new CustomEvent('bluesky-update', { bubbles: true, composed: true, detail }));
     }
 
     _take(answer) {
-      const using = this._root.activeElement || this._root.querySelector('details[open]');
+      const selection = (this._root.getSelection ? this._root : document).getSelection();
+      const using = this._root.querySelector(':focus-visible') || selection?.type === 'Range';
       if (this._key !== null && this._key !== answer.key && using) {
         this._dueAt = Date.now() + TICK_MS; // not while somebody is at it
       } else if (this._key !== answer.key) {
@@ -636,52 +673,78 @@ summary { cursor: pointer; padding: .5rem .75rem; border-radius: var(--round); b
       this._dueAt = Date.now() + Math.min(REFRESH_MS, TICK_MS * 2 ** this._failures);
       this._failures += 1;
       this._failing = true;
-      if (gone) forget(this._url);
+      if (gone) stored((storage) => storage.removeItem(STORE + this._url));
       // Never an error while there is anything to show.
       if (this._root.querySelector('.posts, .profile') && !gone) this._date();
       else this._rest('resting');
     }
 
     _rest(why) {
-      const renderer = new Renderer(this.words);
+      const renderer = new Renderer(this);
       this._key = null;
-      this._show(make('section', 'feed', renderer.resting(why), renderer.foot(this.web, null)));
+      this._show(make('section', 'feed', { lang: this.spoken }, renderer.resting(why), renderer.foot(this.web, null)));
     }
 
     _paint({ body, updatedAt, key }) {
-      const renderer = new Renderer(this.words);
+      const renderer = new Renderer(this);
       const content = this.content(renderer, body);
       const foot = renderer.foot(this.web, updatedAt);
       this._key = key;
-      this._show(make('section', 'feed', { 'data-key': key, 'data-format': FORMAT }, ...content, foot));
+      this._show(make('section', 'feed', { lang: this.spoken, 'data-key': key, 'data-format': FORMAT }, ...content, foot));
       this._date();
     }
 
+    /** Show `section`. What is open stays open, and what is being read stays where it is. */
     _show(section) {
+      const before = this._root.querySelector('.feed');
+      const posts = () => [...this._root.querySelectorAll('.post')];
+      const open = posts().filter((post) => post.querySelector('details[open]')).map(addressOf);
+      const scrolled = before?.scrollTop || 0;
+      const edge = scrolled ? before.getBoundingClientRect().top : 0;
+      const read = (scrolled || this.getBoundingClientRect().top < 0) && posts().find((post) => post.getBoundingClientRect().bottom > edge);
+      const placeOf = (post) => post.getBoundingClientRect().top;
+      const place = read && placeOf(read);
       this._root.adoptedStyleSheets = [styleSheet()];
       this._root.replaceChildren(section);
+      for (const post of posts()) {
+        if (open.includes(addressOf(post))) post.querySelector('details')?.setAttribute('open', '');
+      }
+      section.scrollTop = scrolled;
+      const same = read && posts().find((post) => addressOf(post) === addressOf(read));
+      if (same) (scrolled ? section : window).scrollBy({ top: placeOf(same) - place, behavior: 'instant' });
     }
 
     /** Write dates relative to now, and mark what is stale. */
     _date() {
       const now = Date.now();
-      const language = this.closest('[lang]')?.lang;
       for (const time of this._root.querySelectorAll('time')) {
         const instant = Date.parse(time.dateTime);
         const updated = time.parentElement.className === 'updated';
         if (updated) this._root.querySelector('.feed').toggleAttribute('data-stale', this._failing || now - instant > OLD_MS);
-        time.textContent = relative(instant, now, language, updated);
-        time.title = inLanguage(language, (tag) => new Intl.DateTimeFormat(tag, { dateStyle: 'full', timeStyle: 'short' })).format(instant);
+        // No sentence is in two languages.
+        time.textContent = relative(instant, now, updated ? this.spoken : this.language, updated);
+        time.title = formatter('DateTimeFormat', this.language, { dateStyle: 'full', timeStyle: 'short' }).format(instant);
       }
     }
   }
 
-  function inLanguage(language, format) {
-    try {
-      return format(language || undefined);
-    } catch {
-      return format(undefined); // a lang attribute may say anything
+  const addressOf = (post) => post.querySelector('.main > .by > .when')?.href;
+
+  const formatters = new Map();
+
+  /** An Intl[kind] of `language`, or of the reader's where that is none: a lang attribute may say anything. */
+  function formatter(kind, language, options) {
+    const name = [kind, language, ...Object.values(options)].join();
+    if (!formatters.has(name)) {
+      let made;
+      try {
+        made = new Intl[kind](language, options);
+      } catch {
+        made = new Intl[kind](undefined, options);
+      }
+      formatters.set(name, made);
     }
+    return formatters.get(name);
   }
 
   const UNITS = [['year', 365], ['month', 30], ['day', 1], ['hour', 1 / 24], ['minute', 1 / 1440]];
@@ -689,9 +752,8 @@ summary { cursor: pointer; padding: .5rem .75rem; border-radius: var(--round); b
   /** "3 minutes ago"; for posts briefly, and after a week the date. */
   function relative(instant, now, language, wordy) {
     const days = Math.max(0, now - instant) / DAY_MS;
-    if (!wordy && days >= 7) return inLanguage(language, (tag) => new Intl.DateTimeFormat(tag, { dateStyle: 'medium' })).format(instant);
-    const style = wordy ? 'long' : 'narrow';
-    const words = inLanguage(language, (tag) => new Intl.RelativeTimeFormat(tag, { style, numeric: 'auto' }));
+    if (!wordy && days >= 7) return formatter('DateTimeFormat', language, { dateStyle: 'medium' }).format(instant);
+    const words = formatter('RelativeTimeFormat', language, { style: wordy ? 'long' : 'narrow', numeric: 'auto' });
     const [unit, length] = UNITS.find((pair) => days >= pair[1]) || ['second', Infinity];
     return words.format(-Math.floor(days / length), unit);
   }
@@ -707,7 +769,7 @@ summary { cursor: pointer; padding: .5rem .75rem; border-radius: var(--round); b
 
     get web() {
       const feed = this.getAttribute('feed') || '';
-      return webAddress(feed) || `${WEB}/profile/${encodeURIComponent(this.getAttribute('actor') || '')}`;
+      return webAddress(feed) || this.profile;
     }
 
     /** Few sizes only, so that widgets and pages of all lengths share an answer. */
@@ -717,12 +779,12 @@ summary { cursor: pointer; padding: .5rem .75rem; border-radius: var(--round); b
       if (feed?.includes('/app.bsky.graph.list/')) return this.question('app.bsky.feed.getListFeed', { list: feed, limit });
       if (feed) return this.question('app.bsky.feed.getFeed', { feed, limit });
       const filter = this.getAttribute('filter') || 'posts_and_author_threads';
-      return this.question('app.bsky.feed.getAuthorFeed', { actor: this.getAttribute('actor') || '', limit, filter, includePins: true });
+      return this.question('app.bsky.feed.getAuthorFeed', { actor: this.actor, limit, filter, includePins: true });
     }
 
     content(renderer, body) {
       const items = list(body?.feed);
-      const owner = this.getAttribute('feed') ? null : ownerOf(items, this.getAttribute('actor') || '');
+      const owner = this.getAttribute('feed') ? null : ownerOf(items, this.actor);
       if (owner?.hidden) return [renderer.resting('members')];
       const articles = renderer.articles(items, this.limit);
       const label = owner ? renderer.words.posts.replace('{}', () => owner.name) : renderer.words.feed;
@@ -760,11 +822,11 @@ summary { cursor: pointer; padding: .5rem .75rem; border-radius: var(--round); b
     }
 
     get web() {
-      return `${WEB}/profile/${encodeURIComponent(this.getAttribute('actor') || '')}`;
+      return this.profile;
     }
 
     address() {
-      return this.question('app.bsky.actor.getProfile', { actor: this.getAttribute('actor') || '' });
+      return this.question('app.bsky.actor.getProfile', { actor: this.actor });
     }
 
     content(renderer, profile) {
@@ -772,8 +834,7 @@ summary { cursor: pointer; padding: .5rem .75rem; border-radius: var(--round); b
       if (account.hidden) return [renderer.resting('members')];
       const banner = coverOf(account.labels) ? '' : http(profile.banner);
       const about = text(profile.description, 3000);
-      const numbers = new Intl.NumberFormat(undefined, { notation: 'compact' });
-      const count = (value, word) => (Number.isInteger(value) ? [make('span', '', make('b', '', numbers.format(value)), ` ${word}`)] : []);
+      const count = (value, word) => (Number.isInteger(value) ? [make('span', '', `${word} `, make('b', '', renderer.numbers.format(value)))] : []);
       return [
         banner ? picture('banner', banner, '') : null,
         make('article', 'profile', { 'aria-label': account.name },
@@ -800,7 +861,7 @@ summary { cursor: pointer; padding: .5rem .75rem; border-radius: var(--round); b
     }
 
     get web() {
-      return webAddress(this.uri) || WEB;
+      return webAddress(this.uri) || http(this.getAttribute('uri')) || WEB;
     }
 
     address() {

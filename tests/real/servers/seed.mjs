@@ -88,7 +88,7 @@ export async function seed(service, feedGenerator) {
   Object.assign(records, await conversation(alice, bob, records))
   await reactions(alice, bob, carol, records)
   await profiles({ alice, bob, carol, dan, erin }, records.facets)
-  Object.assign(records, await collections(alice, bob, feedGenerator, records))
+  Object.assign(records, await collections(alice, bob, carol, feedGenerator, records))
   Object.assign(records, await rarerKindsOfPosts(erin, alice, records))
   return { people: { alice, bob, carol, dan, erin }, records }
 }
@@ -124,7 +124,7 @@ async function kindsOfPosts(alice, bob, bobsPost) {
   }
 }
 
-async function rarerKindsOfPosts(erin, alice, { dan1, feedgen, list, starterPack }) {
+async function rarerKindsOfPosts(erin, alice, { dan1, feedgen, list, starterPack, labeler }) {
   const quoting = (record) => ({ embed: { $type: 'app.bsky.embed.record', record } })
   const image = async (width, height, colour, alt) => ({ image: await erin.picture(width, height, colour), alt })
   const several = (count) =>
@@ -146,6 +146,8 @@ async function rarerKindsOfPosts(erin, alice, { dan1, feedgen, list, starterPack
     quotesFeed: await erin.post('a feed', quoting(feedgen)),
     quotesList: await erin.post('a list', quoting(list)),
     quotesPack: await erin.post('a starter pack', quoting(starterPack)),
+    quotesLabeler: await erin.post('a labeler', quoting(labeler)),
+    gallery: await erin.post('a gallery', { embed: { $type: 'app.bsky.embed.gallery', items: await several(5) } }),
     labeledPicture: await erin.post('a picture behind a cover', { ...(await pictures(1)), labels: selfLabel('porn') }),
     thread2: await erin.post('and the second', { reply: { root: thread, parent: thread } }),
   }
@@ -195,8 +197,8 @@ async function profiles(people, pinnedPost) {
   }
 }
 
-/** A custom feed, a list and a starter pack. */
-async function collections(alice, bob, feedGenerator, { facets, images, bob1 }) {
+/** A custom feed, a list, a starter pack and a labeler. */
+async function collections(alice, bob, carol, feedGenerator, { facets, images, bob1 }) {
   const feedgen = await alice.write(
     'app.bsky.feed.generator',
     { did: feedGenerator.did, displayName: 'Demo feed', description: 'Three posts' },
@@ -206,7 +208,8 @@ async function collections(alice, bob, feedGenerator, { facets, images, bob1 }) 
   const list = await alice.write('app.bsky.graph.list', { purpose: 'app.bsky.graph.defs#curatelist', name: 'Demo list' })
   for (const { did } of [bob, alice]) await alice.write('app.bsky.graph.listitem', { list: list.uri, subject: did })
   const starterPack = await alice.write('app.bsky.graph.starterpack', { name: 'Demo pack', list: list.uri })
-  return { feedgen, list, starterPack }
+  const labeler = await carol.write('app.bsky.labeler.service', { policies: { labelValues: ['rude'] } }, 'self')
+  return { feedgen, list, starterPack, labeler }
 }
 
 function selfLabel(value) {

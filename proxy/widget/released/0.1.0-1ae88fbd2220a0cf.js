@@ -1,0 +1,841 @@
+/* Bluesky feeds for any page, served by feedproxy. Its README says how to use them. */
+(() => {
+'use strict';
+
+const FORMAT = '1'; // of the markup; a page rendered with another is repainted, not taken over
+const HOME = document.currentScript && new URL(document.currentScript.src, location).origin;
+const WEB = 'https://bsky.app';
+const PAUSE_MS = 10000; // between two requests for the same answer
+const REFRESH_MS = 300000;
+const TICK_MS = 15000;
+const TIMEOUT_MS = 20000;
+const DAY_MS = 86400000;
+const OLD_MS = 3600000; // beyond it an answer is marked as stale, whatever the reason
+const STORE = 'bluesky-widget 1 ';
+const STORED_COPIES = 8;
+const STORED_CHARS = 150000;
+
+const WORDS = {
+"en": {"updated": "updated {}", "posts": "Posts by {}", "feed": "Posts", "pinned": "Pinned", "repost": "Reposted by {}", "replyTo": "Reply to {}", "reply": "Reply", "adult": "Adult content – show", "warn": "Sensitive content – show", "members": "Only for readers who are signed in to Bluesky.", "gone": "This post is not available.", "resting": "Nothing to show here at the moment.", "view": "View on Bluesky", "picture": "Picture", "video": "Video", "followers": "Followers", "following": "Following", "count": "Posts"},
+"de": {"updated": "aktualisiert {}", "posts": "Beiträge von {}", "feed": "Beiträge", "pinned": "Angeheftet", "repost": "Geteilt von {}", "replyTo": "Antwort an {}", "reply": "Antwort", "adult": "Nur für Erwachsene – zeigen", "warn": "Heikler Inhalt – zeigen", "members": "Nur für Angemeldete auf Bluesky.", "gone": "Dieser Beitrag ist nicht verfügbar.", "resting": "Hier gibt es gerade nichts zu sehen.", "view": "Auf Bluesky ansehen", "picture": "Bild", "video": "Video", "followers": "Follower", "following": "Folgt", "count": "Beiträge"},
+"es": {"updated": "actualizado {}", "posts": "Publicaciones de {}", "feed": "Publicaciones", "pinned": "Fijado", "repost": "Compartido por {}", "replyTo": "Respuesta a {}", "reply": "Respuesta", "adult": "Contenido para adultos: mostrar", "warn": "Contenido sensible: mostrar", "members": "Solo para quien ha iniciado sesión en Bluesky.", "gone": "Esta publicación no está disponible.", "resting": "Por ahora no hay nada que mostrar.", "view": "Ver en Bluesky", "picture": "Imagen", "video": "Vídeo", "followers": "Seguidores", "following": "Siguiendo", "count": "Publicaciones"},
+"fr": {"updated": "mis à jour {}", "posts": "Publications de {}", "feed": "Publications", "pinned": "Épinglé", "repost": "Republié par {}", "replyTo": "Réponse à {}", "reply": "Réponse", "adult": "Contenu pour adultes – afficher", "warn": "Contenu sensible – afficher", "members": "Réservé aux personnes connectées à Bluesky.", "gone": "Cette publication n’est pas disponible.", "resting": "Rien à afficher pour le moment.", "view": "Voir sur Bluesky", "picture": "Image", "video": "Vidéo", "followers": "Abonnés", "following": "Abonnements", "count": "Publications"}
+};
+
+const STYLE = `
+:host { display: block; color-scheme: light dark; max-inline-size: var(--bluesky-width, 37.5rem);
+--text: var(--bluesky-text, light-dark(#0f1720, #eaf0f6)); --muted: var(--bluesky-muted, light-dark(#536271, #9aabba));
+--accent: var(--bluesky-accent, light-dark(#0a5ec4, #74b7ff)); --back: var(--bluesky-background, light-dark(#fff, #131a22));
+--line: var(--bluesky-border, light-dark(#e1e7ec, #2a3540)); --soft: var(--bluesky-soft, light-dark(#f2f5f8, #1d2731));
+--round: var(--bluesky-radius, .75rem); }
+:host([hidden]) { display: none; }
+:host([theme=light]) { color-scheme: light; }
+:host([theme=dark]) { color-scheme: dark; }
+* { box-sizing: border-box; margin: 0; }
+.feed { font: var(--bluesky-font, 400 .9375rem/1.45 system-ui, sans-serif); color: var(--text); background: var(--back);
+border: 1px solid var(--line); border-radius: var(--round); overflow: auto; max-block-size: 100%; text-align: start; overflow-wrap: anywhere; }
+a { color: var(--accent); text-decoration: none; unicode-bidi: isolate; }
+a:hover { text-decoration: underline; }
+:focus-visible { outline: 2px solid var(--accent); outline-offset: 1px; border-radius: .25rem; }
+.post:focus-visible, .pics a:focus-visible { outline-offset: -2px; }
+img { display: block; max-inline-size: 100%; background: var(--soft); color: var(--muted); font-size: .8125rem; }
+.head, .foot, .post { padding: .875rem 1rem; }
+.head { display: flex; align-items: center; gap: .75rem; }
+.post { border-block-start: 1px solid var(--line); display: grid; grid-template-columns: 2.5rem minmax(0, 1fr); column-gap: .75rem; }
+.posts > .post:first-child { border-block-start-width: 0; }
+.head + .posts > .post:first-child { border-block-start-width: 1px; }
+.face { display: block; inline-size: 2.5rem; block-size: 2.5rem; border-radius: 50%; overflow: hidden; background: var(--soft); flex: none; }
+.avatar { inline-size: 100%; block-size: 100%; object-fit: cover; }
+.who { color: inherit; min-inline-size: 0; display: flex; flex-wrap: wrap; column-gap: .375rem; }
+.name, .handle { overflow: hidden; text-overflow: ellipsis; white-space: nowrap; max-inline-size: 100%; }
+.name { font-weight: 650; }
+.handle, .note, .reply, .when, .foot, .host, .about { color: var(--muted); }
+.head .who, .profile .who { flex-direction: column; align-items: start; }
+.note span, .reply, .updated, .gone, .resting, summary { unicode-bidi: plaintext; text-align: start; }
+.main { min-inline-size: 0; }
+.by { display: flex; justify-content: space-between; align-items: baseline; gap: .75rem; }
+.post .by .who { flex-wrap: nowrap; }
+.post .by .name { flex: none; max-inline-size: 70%; }
+.when { flex: none; white-space: nowrap; font-size: .8125rem; }
+.note, .reply { font-size: .8125rem; }
+.note { grid-column: 2; display: flex; align-items: center; gap: .375rem; font-weight: 550; margin-block-end: .25rem; min-inline-size: 0; }
+.note::before { content: ""; inline-size: 12px; block-size: 12px; flex: none; background: currentColor;
+clip-path: path("M3 1 6 4H4V8H7V10H2V4H0zM9 11 6 8H8V4H5V2H10V8H12z"); }
+.pinned::before { clip-path: path("M3 0h6v1L8 2v3l2 2v1H7l-1 4-1-4H2V7l2-2V2L3 1z"); }
+.text { white-space: pre-wrap; margin-block-start: .125rem; }
+.pics, .card, .quote, .video, .cover { margin-block-start: .625rem; }
+.pics { display: grid; gap: .25rem; border-radius: var(--round); overflow: hidden; }
+.pics a { display: block; min-inline-size: 0; }
+.pics img, .poster { inline-size: 100%; block-size: auto; object-fit: cover; min-block-size: 4rem; max-block-size: 30rem; }
+.pics:not(.one) img { block-size: 100%; aspect-ratio: 1; }
+.one img:not([width]), .poster:not([width]) { aspect-ratio: 16 / 9; }
+.one [style*=ratio], .poster[style*=ratio] { aspect-ratio: var(--ratio); }
+.two, .many { grid-template-columns: 1fr 1fr; }
+.three { grid-template-columns: 2fr 1fr; }
+.three a:first-child { grid-row: span 2; }
+.lots { grid-template-columns: repeat(6, 1fr); }
+.lots a { grid-column: span 2; }
+.lots a:nth-last-child(2):nth-child(3n+1), .lots a:last-child:nth-child(3n+2) { grid-column: span 3; }
+.lots a:last-child:nth-child(3n+1) { grid-column: span 6; }
+.lots a:nth-last-child(2):nth-child(3n+1) img, .lots a:last-child:nth-child(3n+2) img { aspect-ratio: 1.5; }
+.lots a:last-child:nth-child(3n+1) img { aspect-ratio: 3; }
+.card, .quote { display: block; border: 1px solid var(--line); border-radius: var(--round); overflow: hidden; color: inherit; }
+.card:hover { text-decoration: none; background: var(--soft); }
+.thumb { inline-size: 100%; aspect-ratio: 1.91; object-fit: cover; border-block-end: 1px solid var(--line); }
+.said { display: block; padding: .625rem .75rem; }
+.host, .title, .about { display: -webkit-box; -webkit-box-orient: vertical; -webkit-line-clamp: 2; overflow: hidden; }
+.host { font-size: .8125rem; -webkit-line-clamp: 1; }
+.title { font-weight: 600; line-height: 1.3; }
+.about { font-size: .875rem; }
+.quote { padding: .625rem .75rem; }
+.quote .face { inline-size: 1.25rem; block-size: 1.25rem; }
+.quote .by { justify-content: start; align-items: center; gap: .5rem; }
+.quote .when { margin-inline-start: auto; }
+.gone { color: var(--muted); background: var(--soft); }
+.video { display: block; position: relative; border-radius: var(--round); overflow: hidden; background: #000; }
+.poster { display: block; }
+::before, .play { forced-color-adjust: none; }
+.play { position: absolute; inset: 0; margin: auto; inline-size: 3.5rem; block-size: 3.5rem; border-radius: 50%; background: #000b; }
+.play::after { content: ""; position: absolute; inset: 30% 26% 30% 36%; background: #fff; clip-path: polygon(0 0, 100% 50%, 0 100%); }
+summary { cursor: pointer; padding: .5rem .75rem; border-radius: var(--round); background: var(--soft); color: var(--muted); font-size: .875rem; }
+.foot { display: flex; flex-wrap: wrap; justify-content: space-between; gap: .25rem 1rem; font-size: .8125rem; border-block-start: 1px solid var(--line); }
+.feed[data-stale] .updated::before { content: ""; display: inline-block; inline-size: .5rem; block-size: .5rem; border-radius: 50%;
+margin-inline-end: .375rem; background: light-dark(#b26a00, #f0b429); }
+.resting { padding: 1.5rem 1rem; text-align: center; color: var(--muted); }
+.resting + .foot { justify-content: center; border: 0; padding-block-start: 0; }
+.banner { inline-size: 100%; aspect-ratio: 3; object-fit: cover; }
+.profile { padding: 1rem; }
+.profile .who { margin-block: .25rem .5rem; }
+.profile .face { inline-size: 4.5rem; block-size: 4.5rem; }
+.banner + .profile .face { margin-block-start: -3.25rem; border: 3px solid var(--back); }
+.counts { display: flex; flex-wrap: wrap; gap: .25rem 1rem; color: var(--muted); margin-block-start: .625rem; font-size: .875rem; }
+.counts b { color: var(--text); }
+.bone { block-size: 8.5rem; border-block-start: 1px solid var(--line); animation: pulse 1.6s ease-in-out infinite alternate; background:
+linear-gradient(var(--soft) 0 0) 4.25rem 1rem / 40% .875rem no-repeat, linear-gradient(var(--soft) 0 0) 4.25rem 2.75rem / 70% .875rem no-repeat,
+linear-gradient(var(--soft) 0 0) 4.25rem 4.25rem / 60% .875rem no-repeat, radial-gradient(1.25rem, var(--soft) 98%, #0000) 1rem 1rem / 2.5rem 2.5rem no-repeat; }
+@keyframes pulse { to { opacity: .5; } }
+@media (prefers-reduced-motion: reduce) { .bone { animation: none; } }
+@media print { :host { color-scheme: light !important; } .feed { max-block-size: none; overflow: visible; } .post { break-inside: avoid; } }
+`;
+
+
+const encoder = new TextEncoder();
+const decoder = new TextDecoder('utf-8', { ignoreBOM: true });
+const BLANK = '\\0- \\x7f-\\xa0\\u2000-\\u200f\\u2028-\\u202f\\u205f-\\u206f\\u3000\\ufeff\\ud800-\\udfff';
+const VISIBLE = new RegExp(`[^${BLANK}]`, 'u');
+const HTTP = new RegExp(`^[Hh][Tt][Tt][Pp][Ss]?://([^${BLANK}/?#@:\\\\<>"]+)(:[0-9]{1,5})?([/?#][^${BLANK}\\\\<>"]*)?$`, 'u');
+const DID = /^did:[a-z]+:[A-Za-z0-9._:%-]{1,500}$/;
+const HANDLE = /^[A-Za-z0-9.-]{1,253}$/;
+const RECORD = /^at:\/\/(did:[a-z]+:[A-Za-z0-9._:%-]{1,500})\/([A-Za-z.]{1,100})\/([A-Za-z0-9._:~-]{1,512})$/;
+const INSTANT = /^\d{4}-\d\d-\d\dT\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d:\d\d)$/;
+const LANGUAGE = /^[a-z]{2,3}(-[A-Za-z0-9]{2,8})*$/;
+
+const list = (value, most = 100) => (Array.isArray(value) ? value.slice(0, most) : []);
+const shown = (text) => text.replace(/[\0-\x08\x0b-\x1f\x7f]/g, '');
+const http = (value) => (typeof value === 'string' && value.length <= 2048 && HTTP.test(value) ? value : '');
+const matching = (pattern, value) => (typeof value === 'string' && pattern.test(value) ? value : '');
+
+function bytesOf(value, most) {
+const bytes = encoder.encode(typeof value === 'string' ? value : '');
+if (bytes.length <= most) return bytes;
+let end = most;
+while ((bytes[end] & 0xc0) === 0x80) end -= 1;
+return encoder.encode(`${decoder.decode(bytes.subarray(0, end))}…`);
+}
+
+const text = (value, most) => shown(decoder.decode(bytesOf(value, most)));
+
+function webAddress(uri) {
+const [, did, kind, key] = RECORD.exec(typeof uri === 'string' ? uri : '') || [];
+if (kind === 'app.bsky.graph.starterpack') return `${WEB}/starter-pack/${did}/${key}`;
+if (kind === 'app.bsky.labeler.service') return `${WEB}/profile/${did}`;
+const place = { 'app.bsky.feed.post': 'post', 'app.bsky.feed.generator': 'feed', 'app.bsky.graph.list': 'lists' }[kind];
+return place ? `${WEB}/profile/${did}/${place}/${key}` : '';
+}
+
+function earliest(...dates) {
+const instants = dates.filter((date) => matching(INSTANT, date)).map(Date.parse);
+const known = instants.filter((instant) => instant >= 0);
+return known.length ? Math.min(...known) : null;
+}
+
+function labelsOf(...things) {
+const labels = things.map((thing) => thing?.labels).flatMap((labels) => list(Array.isArray(labels) ? labels : labels?.values));
+return new Set(labels.filter((label) => label?.neg !== true).map((label) => label?.val));
+}
+
+const HIDDEN = ['!hide', '!takedown', '!no-unauthenticated'];
+const ADULT = ['porn', 'sexual', 'nudity', 'graphic-media', 'gore', 'nsfl'];
+const hidden = (labels) => HIDDEN.some((value) => labels.has(value));
+const coverOf = (labels) => (ADULT.some((value) => labels.has(value)) ? 'adult' : labels.has('!warn') ? 'warn' : '');
+
+const kindOf = (thing) => (typeof thing?.$type === 'string' ? thing.$type.split('#')[1] : '');
+
+function accountOf(view) {
+const did = matching(DID, view?.did);
+if (!did) throw new TypeError('an account without a DID');
+const labels = labelsOf(view);
+const handle = matching(HANDLE, view.handle);
+const name = text(view.displayName, 640);
+return {
+did,
+handle,
+labels,
+hidden: hidden(labels),
+name: VISIBLE.test(name) ? name : handle || did,
+avatar: coverOf(labels) ? '' : http(view.avatar),
+href: `${WEB}/profile/${did}`,
+};
+}
+
+function linkOf(facet) {
+for (const feature of list(facet?.features)) {
+const kind = kindOf(feature);
+if (kind === 'link' && http(feature.uri)) return feature.uri;
+if (kind === 'mention' && matching(DID, feature.did)) return `${WEB}/profile/${feature.did}`;
+if (kind === 'tag' && text(feature.tag, 640)) return `${WEB}/hashtag/${encodeURIComponent(text(feature.tag, 640))}`;
+}
+return '';
+}
+
+function segments(record) {
+const bytes = bytesOf(record?.text, 3000);
+const whole = (at) => Number.isInteger(at) && at >= 0 && at <= bytes.length && (bytes[at] & 0xc0) !== 0x80;
+const facets = list(record?.facets)
+.map((facet) => ({ start: facet?.index?.byteStart, end: facet?.index?.byteEnd, href: linkOf(facet) }))
+.filter(({ start, end, href }) => href && whole(start) && whole(end) && start < end)
+.sort((one, other) => one.start - other.start);
+const pieces = [];
+let at = 0;
+const cut = (end, href) => {
+const piece = shown(decoder.decode(bytes.subarray(at, end))).replace(/\n{3,}/g, '\n\n');
+if (piece) pieces.push([piece, href]);
+at = end;
+};
+for (const { start, end, href } of facets) {
+if (start < at) continue; // it overlaps the one before
+cut(start, '');
+cut(end, href);
+}
+cut(bytes.length, '');
+return pieces;
+}
+
+
+function make(tag, name, ...children) {
+const element = document.createElement(tag);
+if (name) {
+element.className = name;
+element.setAttribute('part', name);
+}
+for (const child of children.flat()) {
+if (child === null || child === '') continue;
+if (typeof child === 'string' || child instanceof Node) element.append(child);
+else for (const [key, value] of Object.entries(child)) element.setAttribute(key, value);
+}
+return element;
+}
+
+const link = (name, href, ...children) =>
+make('a', name, { href, target: '_blank', rel: 'noopener nofollow', referrerpolicy: 'no-referrer' }, ...children);
+
+function picture(name, src, alt, ratio) {
+const side = (value) => (Number.isInteger(value) && value > 0 && value <= 100000 ? value : 0);
+const [width, height] = [side(ratio?.width), side(ratio?.height)];
+const known = width && height;
+const image = make('img', name, { src, alt, ...(known ? { width, height } : {}), loading: 'lazy', decoding: 'async', referrerpolicy: 'no-referrer' });
+if (known) image.style.setProperty('--ratio', `${width} / ${height}`); // and it stays so, whatever comes
+return image;
+}
+
+function filled(sentence, node) {
+const [before, after] = sentence.split('{}');
+return [before, node, after];
+}
+
+const isoDate = (instant) => new Date(instant).toISOString().slice(0, 19) + 'Z';
+const face = (account) => make('span', 'face', account.avatar ? picture('avatar', account.avatar, '') : null);
+const who = (account) =>
+link('who', account.href, make('bdi', 'name', account.name), account.handle ? make('bdi', 'handle', `@${account.handle}`) : null);
+
+class Renderer {
+constructor({ words, language }) {
+this.words = words;
+this.numbers = formatter('NumberFormat', language, { notation: 'compact' });
+}
+
+articles(items, limit) {
+const seen = new Set();
+const articles = [];
+for (const item of items) {
+if (articles.length >= limit) break;
+try {
+const reposter = item?.reason?.by?.did;
+const key = `${item?.post?.uri} ${typeof reposter === 'string' ? reposter : ''}`;
+const article = seen.has(key) ? null : this.article(item);
+seen.add(key);
+if (article) articles.push(article);
+} catch {
+}
+}
+articles.forEach((article, index) => {
+article.setAttribute('aria-posinset', index + 1);
+article.setAttribute('aria-setsize', articles.length);
+});
+return articles;
+}
+
+article({ post, reason, reply }) {
+const account = accountOf(post.author);
+const labels = labelsOf(post, post.record, post.author);
+const href = webAddress(post.uri);
+if (!href || hidden(labels)) return null;
+const note = this.note(reason);
+if (note === undefined) return null;
+return make('article', 'post', { tabindex: '0', 'aria-label': account.name },
+note,
+face(account),
+make('div', 'main',
+make('div', 'by', who(account), this.when(href, earliest(post.record?.createdAt, post.indexedAt))),
+this.reply(post, reply),
+this.covered(coverOf(labels), [this.text(post.record), this.attached(post, href)])));
+}
+
+note(reason) {
+const kind = kindOf(reason);
+if (kind === 'reasonPin') return make('p', 'note pinned', this.words.pinned);
+if (kind !== 'reasonRepost') return null;
+const reposter = accountOf(reason.by);
+if (reposter.hidden) return undefined;
+return make('p', 'note', make('span', '', filled(this.words.repost, make('bdi', '', reposter.name))));
+}
+
+reply(post, reply) {
+if (!post.record?.reply) return null;
+const parent = reply?.parent;
+const href = webAddress(parent?.uri);
+const account = matching(DID, parent?.author?.did) && accountOf(parent.author);
+const named = href && account && !account.hidden;
+return make('p', 'reply', ...(named ? [link('', href, filled(this.words.replyTo, make('bdi', '', account.name)))] : [this.words.reply]));
+}
+
+when(href, instant) {
+const label = instant === null ? this.words.view : make('time', '', { datetime: isoDate(instant) }, isoDate(instant).slice(0, 10));
+return link('when', href, label);
+}
+
+text(record) {
+const pieces = segments(record).map(([piece, href]) => (href ? link('link', href, piece) : piece));
+const language = matching(LANGUAGE, list(record?.langs)[0]);
+return pieces.length ? make('p', 'text', { dir: 'auto', ...(language ? { lang: language } : {}) }, ...pieces) : null;
+}
+
+covered(cover, content) {
+if (!content.flat().some(Boolean)) return null;
+return cover ? make('details', 'cover', make('summary', '', this.words[cover]), ...content) : make('div', 'body', ...content);
+}
+
+attached(post, href) {
+const elements = this.embed(post.embed, href, 0).filter(Boolean);
+const missed = !elements.length && (post.embed || post.record?.embed);
+return missed ? [link('card', href, make('span', 'said', make('bdi', 'title', this.words.view)))] : elements;
+}
+
+embed(embed, href, depth) {
+try {
+switch (typeof embed?.$type === 'string' ? embed.$type : '') {
+case 'app.bsky.embed.images#view':
+return [this.pictures(list(embed.images, 20))];
+case 'app.bsky.embed.gallery#view':
+return [this.pictures(list(embed.items, 20))];
+case 'app.bsky.embed.external#view':
+return [this.card(embed.external)];
+case 'app.bsky.embed.video#view':
+return [this.video(embed, href)];
+case 'app.bsky.embed.record#view':
+return depth ? [] : [this.quote(embed.record)];
+case 'app.bsky.embed.recordWithMedia#view':
+return [...this.embed(embed.media, href, depth), depth ? null : this.quote(embed.record.record)];
+}
+} catch {
+}
+return [];
+}
+
+pictures(images) {
+const links = images.flatMap((image) => {
+const src = http(image?.thumb) || http(image?.thumbnail);
+const full = http(image?.fullsize) || src;
+return src ? [link('', full, picture('picture', src, text(image.alt, 2000) || this.words.picture, image.aspectRatio))] : [];
+});
+const count = ['', 'one', 'two', 'three', 'many'][links.length] ?? 'lots';
+return links.length ? make('div', `pics ${count}`, ...links) : null;
+}
+
+card(external) {
+const href = http(external?.uri);
+return href ? this.teaser(href, HTTP.exec(href)[1].toLowerCase(), external.title, external.description, http(external.thumb)) : null;
+}
+
+teaser(href, host, title, about, thumb) {
+return link('card', href,
+thumb ? picture('thumb', thumb, '') : null,
+make('span', 'said',
+make('bdi', 'host', host),
+make('bdi', 'title', text(title, 1000) || href),
+text(about, 1000) ? make('bdi', 'about', text(about, 1000)) : null));
+}
+
+video(embed, href) {
+const poster = http(embed.thumbnail);
+const alt = text(embed.alt, 2000);
+return link('video', href, { 'aria-label': alt ? `${this.words.video}: ${alt}` : this.words.video },
+poster ? picture('poster', poster, '', embed.aspectRatio) : make('span', 'poster'),
+make('span', 'play', { 'aria-hidden': 'true' }));
+}
+
+quote(record) {
+if (record?.$type !== 'app.bsky.embed.record#viewRecord') return this.mentioned(record);
+const labels = labelsOf(record, record.value, record.author);
+const account = accountOf(record.author);
+const href = webAddress(record.uri);
+if (!href || hidden(labels)) return make('p', 'quote gone', this.words[account.hidden ? 'members' : 'gone']);
+return make('blockquote', 'quote',
+make('div', 'by', face(account), who(account), this.when(href, earliest(record.value?.createdAt, record.indexedAt))),
+this.covered(coverOf(labels), [this.text(record.value), this.embed(list(record.embeds)[0], href, 1)]));
+}
+
+mentioned(record) {
+const href = webAddress(record?.uri);
+const title = record?.displayName ?? record?.name ?? record?.record?.name ?? record?.creator?.displayName ?? record?.creator?.handle;
+if (!href || typeof title !== 'string') return make('p', 'quote gone', this.words.gone);
+return this.teaser(href, 'bsky.app', title, record.description ?? record.record?.description, '');
+}
+
+head(account) {
+return make('header', 'head', face(account), who(account));
+}
+
+foot(href, updatedAt) {
+const time = updatedAt === null ? null : make('time', '', { datetime: isoDate(updatedAt) }, isoDate(updatedAt).slice(0, 16).replace('T', ' ') + ' UTC');
+return make('footer', 'foot',
+time && make('span', 'updated', filled(this.words.updated, time)),
+link('more', href, this.words.view));
+}
+
+resting(why) {
+return make('p', 'resting', this.words[why]);
+}
+}
+
+
+const asked = new Map(); // address -> when, and the answer that everyone shares
+
+function ask(url) {
+const last = asked.get(url);
+if (last && Date.now() - last.at < PAUSE_MS) return last.answer;
+const answer = load(url);
+answer.catch(() => {}); // whoever waits for it is told
+asked.set(url, { at: Date.now(), answer });
+return answer;
+}
+
+async function load(url) {
+const signal = AbortSignal.timeout(TIMEOUT_MS);
+const response = await fetch(url, { credentials: 'omit', referrerPolicy: 'no-referrer', signal });
+const body = await response.json();
+if (!response.ok) throw Object.assign(new Error(body?.error), { gone: /^(Account\w+|NotFound)$/.test(body?.error) });
+const said = (name) => response.headers.get(name) ?? '';
+const answer = {
+body,
+updatedAt: earliest(said('feed-updated-at')) ?? Date.now(),
+key: /^(?:W\/)?"([^"-]+)/.exec(said('etag'))?.[1] ?? String(Date.now()),
+failing: said('cache-status').includes('stale-if-error'),
+};
+keep(url, answer);
+return answer;
+}
+
+function stored(use) {
+try {
+return use(localStorage);
+} catch {
+}
+}
+
+const keep = (url, { body, updatedAt, key }) =>
+stored((storage) => {
+const copy = { at: Date.now(), updatedAt, key, body: { ...body, feed: body.feed && list(body.feed) } };
+const { feed } = copy.body;
+while (feed?.length > 1 && JSON.stringify(copy).length > STORED_CHARS) {
+feed.length >>= 1;
+copy.key = `${key} in part`;
+}
+const written = JSON.stringify(copy);
+if (written.length > STORED_CHARS) return;
+storage.setItem(STORE + url, written);
+const bornAt = (name) => JSON.parse(storage[name]).at;
+const copies = Object.keys(storage).filter((name) => name.startsWith(STORE));
+copies.sort((one, other) => bornAt(other) - bornAt(one));
+for (const name of copies.slice(STORED_COPIES)) storage.removeItem(name);
+});
+
+const kept = (url) =>
+stored((storage) => {
+const copy = JSON.parse(storage[STORE + url]);
+return copy.body && copy.updatedAt > 0 && copy;
+});
+
+
+const widgets = new Set();
+let sheet;
+
+function styleSheet() {
+if (!sheet) {
+sheet = new CSSStyleSheet();
+sheet.replaceSync(STYLE);
+}
+return sheet;
+}
+
+class Widget extends HTMLElement {
+static get observedAttributes() {
+return ['actor', 'feed', 'uri', 'limit', 'filter', 'proxy', 'lang'];
+}
+
+constructor() {
+super();
+this._root = null;
+this._url = '';
+this._key = null; // of the answer that is shown, null if none is
+this._failing = false; // what is shown could not be confirmed
+this._failures = 0;
+this._dueAt = 0;
+}
+
+connectedCallback() {
+widgets.add(this);
+if (this._url === this.address()) this.tick(true); // it was only moved
+else this._begin();
+}
+
+disconnectedCallback() {
+widgets.delete(this);
+}
+
+attributeChangedCallback(_name, before, now) {
+if (!this._root || before === now) return;
+this._url = '';
+queueMicrotask(() => {
+if (this.isConnected && !this._url) this._begin();
+});
+}
+
+tick(soon) {
+if (document.hidden) return;
+this._date();
+if (Date.now() >= this._dueAt - (soon ? REFRESH_MS - PAUSE_MS : 0)) this._refresh();
+}
+
+get language() {
+return this.closest('[lang]')?.lang || document.documentElement.lang || navigator.language;
+}
+
+get spoken() {
+const language = this.language.slice(0, 2).toLowerCase();
+return WORDS[language] ? language : 'en';
+}
+
+get words() {
+return WORDS[this.spoken];
+}
+
+get actor() {
+return text(this.getAttribute('actor'), 2048).trim().replace(/^@/, '');
+}
+
+get profile() {
+return this.actor ? `${WEB}/profile/${encodeURIComponent(this.actor)}` : WEB;
+}
+
+question(method, parameters) {
+const proxy = (this.getAttribute('proxy') || HOME || '').replace(/\/+$/, '');
+return `${proxy}/xrpc/${method}?${new URLSearchParams(parameters)}`;
+}
+
+_begin() {
+this._url = this.address();
+this._key = null;
+this._failing = false;
+const first = !this._root;
+this._root = this._root || this._opened();
+const painted = first && this._root.querySelector('.feed');
+if (painted) this._takeOver(painted);
+else if (!this._recall()) this._show(make('section', 'feed', { 'aria-busy': 'true' }, ...Array.from({ length: this.bones }, () => make('div', 'bone'))));
+this._refresh();
+}
+
+_recall() {
+try {
+this._paint(kept(this._url));
+return true;
+} catch {
+return false;
+}
+}
+
+_opened() {
+const root = this.shadowRoot || this.attachShadow({ mode: 'open' });
+const template = this.querySelector(':scope > template[shadowrootmode]');
+if (template && !root.firstChild) root.append(template.content);
+root.addEventListener('keydown', turnPage);
+root.addEventListener('error', hideOrnament, true);
+return root;
+}
+
+_takeOver(painted) {
+if (painted.dataset.format !== FORMAT) return; // it has a style sheet of its own, until the answer comes
+if (painted.lang === this.spoken) this._key = painted.dataset.key ?? null;
+this._root.adoptedStyleSheets = [styleSheet()];
+this._root.replaceChildren(painted); // without its own style sheet
+for (const target of painted.querySelectorAll('img')) if (target.complete && !target.naturalWidth) hideOrnament({ target });
+this._date();
+}
+
+async _refresh() {
+const url = this._url;
+this._dueAt = Date.now() + REFRESH_MS;
+if (this.hasAttribute('still')) return; // a page that may not ask
+try {
+const answer = await ask(url);
+if (url !== this._url) return;
+this._failures = 0;
+this._failing = answer.failing;
+this._take(answer);
+} catch (error) {
+if (url !== this._url) return;
+this._fail(error);
+}
+const detail = { posts: this._root.querySelectorAll('.post').length, stale: this._failing };
+this.dispatchEvent(new CustomEvent('bluesky-update', { bubbles: true, composed: true, detail }));
+}
+
+_take(answer) {
+const selection = (this._root.getSelection ? this._root : document).getSelection();
+const using = this._root.querySelector(':focus-visible') || selection?.type === 'Range';
+if (this._key !== null && this._key !== answer.key && using) {
+this._dueAt = Date.now() + TICK_MS; // not while somebody is at it
+} else if (this._key !== answer.key) {
+this._paint(answer);
+} else {
+const time = this._root.querySelector('.updated time');
+if (time) time.dateTime = isoDate(answer.updatedAt);
+this._date();
+}
+}
+
+_fail({ gone }) {
+this._dueAt = Date.now() + Math.min(REFRESH_MS, TICK_MS * 2 ** this._failures);
+this._failures += 1;
+this._failing = true;
+if (gone) stored((storage) => storage.removeItem(STORE + this._url));
+if (this._root.querySelector('.posts, .profile') && !gone) this._date();
+else this._rest('resting');
+}
+
+_rest(why) {
+const renderer = new Renderer(this);
+this._key = null;
+this._show(make('section', 'feed', { lang: this.spoken }, renderer.resting(why), renderer.foot(this.web, null)));
+}
+
+_paint({ body, updatedAt, key }) {
+const renderer = new Renderer(this);
+const content = this.content(renderer, body);
+const foot = renderer.foot(this.web, updatedAt);
+this._key = key;
+this._show(make('section', 'feed', { lang: this.spoken, 'data-key': key, 'data-format': FORMAT }, ...content, foot));
+this._date();
+}
+
+_show(section) {
+const before = this._root.querySelector('.feed');
+const posts = () => [...this._root.querySelectorAll('.post')];
+const open = posts().filter((post) => post.querySelector('details[open]')).map(addressOf);
+const scrolled = before?.scrollTop || 0;
+const edge = scrolled ? before.getBoundingClientRect().top : 0;
+const read = (scrolled || this.getBoundingClientRect().top < 0) && posts().find((post) => post.getBoundingClientRect().bottom > edge);
+const placeOf = (post) => post.getBoundingClientRect().top;
+const place = read && placeOf(read);
+this._root.adoptedStyleSheets = [styleSheet()];
+this._root.replaceChildren(section);
+for (const post of posts()) {
+if (open.includes(addressOf(post))) post.querySelector('details')?.setAttribute('open', '');
+}
+section.scrollTop = scrolled;
+const same = read && posts().find((post) => addressOf(post) === addressOf(read));
+if (same) (scrolled ? section : window).scrollBy({ top: placeOf(same) - place, behavior: 'instant' });
+}
+
+_date() {
+const now = Date.now();
+for (const time of this._root.querySelectorAll('time')) {
+const instant = Date.parse(time.dateTime);
+const updated = time.parentElement.className === 'updated';
+if (updated) this._root.querySelector('.feed').toggleAttribute('data-stale', this._failing || now - instant > OLD_MS);
+time.textContent = relative(instant, now, updated ? this.spoken : this.language, updated);
+time.title = formatter('DateTimeFormat', this.language, { dateStyle: 'full', timeStyle: 'short' }).format(instant);
+}
+}
+}
+
+const addressOf = (post) => post.querySelector('.main > .by > .when')?.href;
+
+const formatters = new Map();
+
+function formatter(kind, language, options) {
+const name = [kind, language, ...Object.values(options)].join();
+if (!formatters.has(name)) {
+let made;
+try {
+made = new Intl[kind](language, options);
+} catch {
+made = new Intl[kind](undefined, options);
+}
+formatters.set(name, made);
+}
+return formatters.get(name);
+}
+
+const UNITS = [['year', 365], ['month', 30], ['day', 1], ['hour', 1 / 24], ['minute', 1 / 1440]];
+
+function relative(instant, now, language, wordy) {
+const days = Math.max(0, now - instant) / DAY_MS;
+if (!wordy && days >= 7) return formatter('DateTimeFormat', language, { dateStyle: 'medium' }).format(instant);
+const words = formatter('RelativeTimeFormat', language, { style: wordy ? 'long' : 'narrow', numeric: 'auto' });
+const [unit, length] = UNITS.find((pair) => days >= pair[1]) || ['second', Infinity];
+return words.format(-Math.floor(days / length), unit);
+}
+
+class BlueskyFeed extends Widget {
+get limit() {
+return Math.min(100, Math.max(1, Number.parseInt(this.getAttribute('limit'), 10) || 10));
+}
+
+get bones() {
+return this.limit;
+}
+
+get web() {
+const feed = this.getAttribute('feed') || '';
+return webAddress(feed) || this.profile;
+}
+
+address() {
+const limit = this.limit <= 30 ? 30 : 100;
+const feed = this.getAttribute('feed');
+if (feed?.includes('/app.bsky.graph.list/')) return this.question('app.bsky.feed.getListFeed', { list: feed, limit });
+if (feed) return this.question('app.bsky.feed.getFeed', { feed, limit });
+const filter = this.getAttribute('filter') || 'posts_and_author_threads';
+return this.question('app.bsky.feed.getAuthorFeed', { actor: this.actor, limit, filter, includePins: true });
+}
+
+content(renderer, body) {
+const items = list(body?.feed);
+const owner = this.getAttribute('feed') ? null : ownerOf(items, this.actor);
+if (owner?.hidden) return [renderer.resting('members')];
+const articles = renderer.articles(items, this.limit);
+const label = owner ? renderer.words.posts.replace('{}', () => owner.name) : renderer.words.feed;
+const posts = make('div', 'posts', { role: 'feed', 'aria-label': label }, ...articles);
+return [owner && renderer.head(owner), articles.length ? posts : renderer.resting('resting')];
+}
+}
+
+function ownerOf(items, actor) {
+const wanted = actor.toLowerCase();
+for (const view of items.flatMap((item) => [item?.post?.author, item?.reason?.by])) {
+if (matching(DID, view?.did) && (view.did === actor || matching(HANDLE, view.handle).toLowerCase() === wanted)) return accountOf(view);
+}
+return null;
+}
+
+function turnPage(event) {
+const step = { PageDown: 'nextElementSibling', PageUp: 'previousElementSibling' }[event.key];
+const next = step && event.target.closest('.post')?.[step];
+if (!next) return;
+event.preventDefault();
+next.focus();
+}
+
+function hideOrnament({ target }) {
+if (target.alt === '') target.style.visibility = 'hidden';
+}
+
+class BlueskyProfile extends Widget {
+get bones() {
+return 2;
+}
+
+get web() {
+return this.profile;
+}
+
+address() {
+return this.question('app.bsky.actor.getProfile', { actor: this.actor });
+}
+
+content(renderer, profile) {
+const account = accountOf(profile);
+if (account.hidden) return [renderer.resting('members')];
+const banner = coverOf(account.labels) ? '' : http(profile.banner);
+const about = text(profile.description, 3000);
+const count = (value, word) => (Number.isInteger(value) ? [make('span', '', `${word} `, make('b', '', renderer.numbers.format(value)))] : []);
+return [
+banner ? picture('banner', banner, '') : null,
+make('article', 'profile', { 'aria-label': account.name },
+face(account),
+who(account),
+about ? make('p', 'text', { dir: 'auto' }, about) : null,
+make('p', 'counts',
+...count(profile.followersCount, renderer.words.followers),
+...count(profile.followsCount, renderer.words.following),
+...count(profile.postsCount, renderer.words.count))),
+];
+}
+}
+
+class BlueskyPost extends Widget {
+get bones() {
+return 1;
+}
+
+get uri() {
+const uri = this.getAttribute('uri') || '';
+const [, actor, key] = /^https:\/\/bsky\.app\/profile\/([^/?#]+)\/post\/([^/?#]+)/.exec(uri) || [];
+return actor ? `at://${actor}/app.bsky.feed.post/${key}` : uri;
+}
+
+get web() {
+return webAddress(this.uri) || http(this.getAttribute('uri')) || WEB;
+}
+
+address() {
+return this.question('app.bsky.feed.getPostThread', { uri: this.uri, depth: 0, parentHeight: 0 });
+}
+
+content(renderer, body) {
+const articles = renderer.articles([body?.thread], 1);
+const why = labelsOf(body?.thread?.post?.author).has('!no-unauthenticated') ? 'members' : 'gone';
+return [articles.length ? make('div', 'posts', ...articles) : renderer.resting(why)];
+}
+}
+
+if (!customElements.get('bluesky-feed')) {
+customElements.define('bluesky-feed', BlueskyFeed);
+customElements.define('bluesky-profile', BlueskyProfile);
+customElements.define('bluesky-post', BlueskyPost);
+setInterval(() => widgets.forEach((widget) => widget.tick(false)), TICK_MS);
+document.addEventListener('visibilitychange', () => widgets.forEach((widget) => widget.tick(true)));
+window.addEventListener('online', () => widgets.forEach((widget) => widget.tick(true)));
+}
+})();
