@@ -19,6 +19,7 @@ from proxy.errors import OperationalError
 from proxy.settings import PREFIX, Settings
 from proxy.store.datadir import data_dir_lock
 from proxy.store.embedded import EmbeddedValkey
+from proxy.systemd import OURS_ALONE, ServiceManager, inherited_listener
 from proxy.telemetry import get_logger
 
 # -P: a directory called `proxy` where the operator happens to stand is not ours.
@@ -95,6 +96,7 @@ class Supervisor:
         self._child_command = tuple(child_command)
         self._child_environ = _child_environ(settings, environ, listener, valkey)
         self._clock = clock or SystemClock()
+        self._manager = ServiceManager(environ)
         self._log = get_logger()
         self._children: set[_Child] = set()
         self._stopping = asyncio.Event()
@@ -102,15 +104,15 @@ class Supervisor:
         self._web_up = asyncio.Event()
 
     def __repr__(self) -> str:
-        ready = sum(child.ready for child in self._children if child.role == "web")
+        ready = self._ready_count()
         return f"<Supervisor of {self._settings.workers} web processes, {ready} ready>"
 
     async def run(self) -> None:
         """Start everything, keep it running, and return once all of it has stopped."""
         with _signals({signal.SIGTERM: self.stop, signal.SIGINT: self.stop, signal.SIGHUP: self._reload}):
-            host, port = self._listener.getsockname()[:2]
-            self._log.info("listening", host=host, port=port, workers=self._settings.workers, pid=os.getpid())
-            async with asyncio.TaskGroup() as tasks:
+            place = _place_of(self._listener)
+            self._log.info("listening", **place, workers=self._settings.workers, pid=os.getpid())
+            async with self._manager.watched(), asyncio.TaskGroup() as tasks:
                 children = tasks.create_task(self._run_children(), name="children")
                 if self._valkey is not None:
                     tasks.create_task(self._keep("valkey", self._valkey.run_once), name="valkey")
@@ -125,11 +127,13 @@ class Supervisor:
 
     def _reload(self) -> None:
         self._log.info("reloading")
+        self._manager.reloading()
         for child in self._children:
             if child.ready:
                 child.signal(signal.SIGHUP)
             else:  # it would die of it
                 child.to_reload = True
+        self._tell_manager()
 
     def _signal_children(self, number: signal.Signals) -> None:
         for child in self._children:
@@ -138,6 +142,7 @@ class Supervisor:
     async def _shut_down_when_told(self, children: asyncio.Task[None]) -> None:
         await self._stopping.wait()
         self._log.info("stopping")
+        self._manager.stopping()
         stop_by = self._clock.steady() + STOP_S
         # While any process has it open, connections are accepted by the kernel, and answered by nobody.
         self._listener.close()
@@ -236,13 +241,23 @@ class Supervisor:
                 child.ready = True
                 if child.role == "web":
                     self._web_up.set()
+                    self._tell_manager()
                 self._log.info(f"{child.role}_ready", slot=child.slot, pid=child.process.pid)
                 self._tell_children()
                 if child.to_reload:
                     child.signal(signal.SIGHUP)
 
+    def _ready_count(self) -> int:
+        return sum(child.ready for child in self._children if child.role == "web")
+
+    def _tell_manager(self) -> None:
+        ready, all_of_them = self._ready_count(), self._settings.workers
+        self._manager.status(f"{ready} of {all_of_them} web processes are up")
+        if ready == all_of_them:
+            self._manager.ready()
+
     def _tell_children(self) -> None:
-        ready = sum(child.ready for child in self._children if child.role == "web")
+        ready = self._ready_count()
         incidents = [] if self._valkey is None else [str(incident) for incident in self._valkey.incidents]
         for child in self._children:
             child.link.send_fleet(ready, self._settings.workers)
@@ -255,7 +270,8 @@ def serve(
 ) -> None:
     """Run feedproxy on this host until SIGTERM or SIGINT.
 
-    Raises OperationalError when the address or the data directory cannot be had.
+    A service manager that has handed over a listening socket has chosen the address. Raises OperationalError
+    when the address or the data directory cannot be had.
     """
     raise_open_files_limit()
     with contextlib.ExitStack() as held:
@@ -263,7 +279,7 @@ def serve(
         if settings.redis_url is None:
             data_dir = held.enter_context(data_dir_lock(settings.data_dir))
             valkey = EmbeddedValkey(data_dir, memory_mb=settings.embedded_memory_mb)
-        listener = held.enter_context(bind(settings.host, settings.port))
+        listener = held.enter_context(inherited_listener(environ) or bind(settings.host, settings.port))
         asyncio.run(_supervise(settings, environ, listener, valkey, child_command))
 
 
@@ -322,12 +338,20 @@ def _child_environ(
     """Our own environment with what the command line, the system and we have decided."""
     decided = {
         f"{PREFIX}HOST": settings.host,
-        f"{PREFIX}PORT": str(listener.getsockname()[1]),
+        f"{PREFIX}PORT": str(_place_of(listener).get("port", settings.port)),
         f"{PREFIX}WORKERS": str(settings.workers),
     }
     if valkey is not None:
         decided[f"{PREFIX}REDIS_URL"] = valkey.url
-    return {**environ, **decided}
+    return {**{name: value for name, value in environ.items() if name not in OURS_ALONE}, **decided}
+
+
+def _place_of(listener: socket.socket) -> dict[str, str | int]:
+    """Where it listens, as the log has it."""
+    if listener.family == socket.AF_UNIX:
+        return {"socket": os.fsdecode(listener.getsockname())}
+    host, port = listener.getsockname()[:2]
+    return {"host": host, "port": port}
 
 
 @contextlib.contextmanager
