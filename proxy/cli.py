@@ -59,11 +59,18 @@ def serve(
     settings = load_settings(os.environ, host=host, port=port, workers=workers)
 
     from proxy import supervisor, telemetry
+    from proxy.store.residence import Residence, place_of
     from proxy.syndication.accounts import load_accounts
 
     # What is wrong with a secret stops the start, not each process that is started, again and again.
     load_accounts(settings.tenants, os.environ)
     telemetry.configure_logging(settings, role="supervisor")
+    residence, here = Residence(settings.data_dir), place_of(settings).name
+    if residence.known() not in (None, here):
+        from proxy.ops.relocation import check_switch
+
+        check_switch(settings)
+    residence.note(here)
     supervisor.serve(settings, os.environ)
 
 
@@ -84,6 +91,33 @@ def worker() -> None:
     from proxy import runtime
 
     sys.exit(runtime.main(["worker"]))
+
+
+@app.command()
+def move(
+    *,
+    source: Annotated[
+        str | None, typer.Option("--from", help="embedded, a URL, or file:PATH; default: where it was last.")
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option("--to", help="The same; default: the store of the settings.")
+    ] = None,
+    abandon: Annotated[
+        bool, typer.Option("--abandon", help="Move nothing; leave behind what another store holds.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Carry all that is not cache to another store. Stop every serve and worker first."""
+    from proxy import telemetry
+    from proxy.ops import relocation
+    from proxy.settings import load_settings
+
+    settings = load_settings(os.environ)
+    telemetry.configure_logging(settings, role="move")
+    if abandon:
+        relocation.abandon(settings)
+    else:
+        relocation.run(settings, source=source, target=target, as_json=as_json)
 
 
 @app.command()
