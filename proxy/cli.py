@@ -94,6 +94,18 @@ def worker() -> None:
 
 
 @app.command()
+def probe(
+    port: Annotated[int | None, typer.Option(help="Port. [FEEDPROXY_PORT]")] = None,
+) -> None:
+    """Ask the feedproxy of this host whether it is ready: for the health check of a container."""
+    from proxy.ops.readiness import check_ready
+    from proxy.settings import load_settings
+
+    settings = load_settings(os.environ, port=port)
+    check_ready(settings.host, settings.port)
+
+
+@app.command()
 def move(
     *,
     source: Annotated[

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -66,7 +65,8 @@ class Office:
             self.tmp_path, self._nursery, accounts, PLC_URL=directory, UPSTREAM=directory, **settings
         ) as deployment:
             yield deployment
-            assert deployment.serve.terminate() == 0
+            if deployment.serve.exit_code() is None:
+                assert deployment.serve.terminate() == 0
 
     def command(self, *arguments, **settings):
         """A command of ours, as it ended."""
@@ -113,12 +113,17 @@ def published(pds, did):
     return sorted(post["text"].splitlines()[0] for post in pds.posts(did))
 
 
+# Several starts of everything: more than one test's share on a busy machine.
+@pytest.mark.timeout(300)
 async def test_100_waiting_posts_go_to_a_redis_and_on_to_the_next_store(office, server, pds):
     redis_settings = {"REDIS_URL": server.url}
 
     def scenario():
         with office.open(WRONG) as deployment:
             done, waiting = fill(deployment)
+            early = office.command("move", **redis_settings)
+            assert early.returncode == 1
+            assert f"in use by feedproxy serve, pid {deployment.serve.pid}" in early.stderr
         logins = len(pds.calls("createSession"))
         refusal = office.refused(**redis_settings)
         assert f"the queue has been in embedded so far, and the settings name {server.url}" in refusal
@@ -127,13 +132,12 @@ async def test_100_waiting_posts_go_to_a_redis_and_on_to_the_next_store(office, 
         moved = office.command("move", "--json", **redis_settings)
         assert moved.returncode == 0, moved.stderr
         assert json.loads(moved.stdout)["waiting"] == POSTS
-        again = office.command("move", "--from", "embedded", **redis_settings)
-        assert (again.returncode, again.stdout) == (0, "There is nothing in embedded.\n")
         with office.open(WRONG, **redis_settings) as deployment:
             deployment.worker()
             job = deployment.post("a-later", accounts=["alice"])
             all_completed(deployment, [*done, job])
-            assert deployment.send({**deployment.job(done[0]), **_again("a0")}).json()["id"] == done[0]["id"]
+            again = deployment.post("a0", accounts=["alice"])
+            assert again["id"] == done[0]["id"], "the same post, as before"
         for worker in deployment.workers:
             worker.stop()
         assert len(pds.calls("createSession")) <= logins + 1, "alice's session came along"
@@ -149,12 +153,7 @@ async def test_100_waiting_posts_go_to_a_redis_and_on_to_the_next_store(office, 
     assert len(published(pds, ALICE)) == 6
 
 
-def _again(number):
-    from integration.deployment import document
-
-    return document(number, accounts=["alice"])
-
-
+@pytest.mark.timeout(300)
 async def test_a_restored_backup_loses_nothing_and_repeats_nothing(office, pds):
     backup = office.tmp_path / "backup"
 
@@ -177,17 +176,13 @@ async def test_a_restored_backup_loses_nothing_and_repeats_nothing(office, pds):
     assert len(published(pds, ALICE)) == 5
 
 
-async def test_a_store_may_be_left_behind_and_a_wrong_address_is_one_line(office, server, tmp_path):
+async def test_a_store_may_be_left_behind_and_a_wrong_path_is_one_line(office, server, tmp_path):
     def scenario():
-        with office.open() as deployment:
-            deployment.serve.wait_event("valkey_up")
+        office.data_dir.mkdir()
         Residence(office.data_dir).note("redis://127.0.0.1:1/0")
         assert "what may still wait" in office.refused()
-        for given in ("http://x", "file:/no/such/file", "redis+sentinel://host"):
-            wrong = office.command("move", "--from", given)
-            assert wrong.returncode == 2
-            assert wrong.stderr.count("\n") == 1
-        assert office.command("move", REDIS_URL="redis://127.0.0.1:1/0").returncode == 2
+        wrong = office.command("move", "--from", "file:/no/such/file")
+        assert (wrong.returncode, wrong.stderr) == (2, "feedproxy: /no/such/file cannot be read\n")
         assert office.command("move", "--abandon").returncode == 0
         with office.open() as deployment:
             assert deployment.serve.get("/livez")[0] == 200
@@ -195,20 +190,9 @@ async def test_a_store_may_be_left_behind_and_a_wrong_address_is_one_line(office
     await asyncio.to_thread(scenario)
 
 
-async def test_a_serve_that_runs_is_in_the_way(office, server):
-    def scenario():
-        with office.open() as deployment:
-            refused = office.command("move", REDIS_URL=server.url)
-            assert refused.returncode == 1
-            assert f"in use by feedproxy serve, pid {deployment.serve.pid}" in refused.stderr
-
-    await asyncio.to_thread(scenario)
-
-
 def _valkey_of(data_dir):
-    for pid in filter(str.isdigit, os.listdir("/proc")):
+    for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            process = Path("/proc") / pid
             if b"valkey-" in (process / "cmdline").read_bytes() and (process / "cwd").samefile(data_dir):
-                return int(pid)
+                return process.name
     return None
