@@ -1,6 +1,7 @@
 #!/bin/sh
 # Sees to what `pytest tests/real` needs on Debian: Postgres, Redis, Chromium, nginx, Caddy, Prometheus, systemd's
-# tools, and the reference servers of the AT Protocol from npm. May be run again at any time; takes a second when everything is there.
+# tools, and the reference servers of the AT Protocol from npm. May be run again at any time; takes a second when
+# everything is there.
 set -eu
 cd "$(dirname "$0")"
 
