@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 Kind = Literal["server", "sentinel", "cluster"]
 
@@ -61,6 +61,23 @@ class Address:
         """The passwords in it."""
         key = str((self.tls or {}).get("ssl_password", ""))
         return tuple(filter(None, (self.password, self.sentinel_password, key)))
+
+    @property
+    def name(self) -> str:
+        """The same URL however it was written, without login and options, to be shown and compared."""
+        scheme = next(name for name, said in SCHEMES.items() if said == (self.kind, self.tls is not None))
+        if self.path:
+            return f"unix://{quote(self.path)}?db={self.db}"
+        hosts = ",".join(
+            sorted(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in self.hosts)
+        )
+        match self.kind:
+            case "server":
+                return f"{scheme}://{hosts}/{self.db}"
+            case "sentinel":
+                return f"{scheme}://{hosts}/{quote(self.service)}/{self.db}"
+            case "cluster":
+                return f"{scheme}://{hosts}"
 
 
 def parse_address(url: str) -> Address:

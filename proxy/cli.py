@@ -59,12 +59,19 @@ def serve(
     settings = load_settings(os.environ, host=host, port=port, workers=workers)
 
     from proxy import supervisor, telemetry
+    from proxy.store.residence import Residence, place_of
     from proxy.syndication.accounts import load_accounts, secrets_of
 
     # What is wrong with a secret stops the start, not each process that is started, again and again.
     load_accounts(settings.tenants, os.environ)
     redactor = telemetry.configure_logging(settings, role="supervisor")
     redactor.learn(secrets_of(settings.tenants, os.environ))
+    residence, here = Residence(settings.data_dir), place_of(settings).name
+    if residence.known() not in (None, here):
+        from proxy.ops.relocation import check_switch
+
+        check_switch(settings)
+    residence.note(here)
     supervisor.serve(settings, os.environ)
 
 
@@ -94,11 +101,50 @@ def worker(
 
     listening = []
     if port is not None:
-        from proxy.supervisor import bind
+        from proxy.listeners import bind
 
         listener = bind(settings.host, port)
         listening.append(f"--listen-fd={listener.detach()}")
     sys.exit(runtime.main(["worker", *listening]))
+
+
+@app.command()
+def probe(
+    port: Annotated[int | None, typer.Option(help="Port. [FEEDPROXY_PORT]")] = None,
+) -> None:
+    """Ask the feedproxy of this host whether it is ready: for the health check of a container."""
+    from proxy.ops.readiness import check_ready
+    from proxy.settings import load_settings
+
+    settings = load_settings(os.environ, port=port)
+    check_ready(settings.host, settings.port)
+
+
+@app.command()
+def move(
+    *,
+    source: Annotated[
+        str | None, typer.Option("--from", help="embedded, a URL, or file:PATH; default: where it was last.")
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option("--to", help="The same; default: the store of the settings.")
+    ] = None,
+    abandon: Annotated[
+        bool, typer.Option("--abandon", help="Move nothing; leave behind what another store holds.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Carry all that is not cache to another store. Stop every serve and worker first."""
+    from proxy import telemetry
+    from proxy.ops import relocation
+    from proxy.settings import load_settings
+
+    settings = load_settings(os.environ)
+    telemetry.configure_logging(settings, role="move")
+    if abandon:
+        relocation.abandon(settings)
+    else:
+        relocation.run(settings, source=source, target=target, as_json=as_json)
 
 
 @app.command()

@@ -13,13 +13,13 @@ import sys
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from proxy.clients import address_of
 from proxy.clock import Clock, SystemClock
 from proxy.control import ChildLink
-from proxy.errors import OperationalError
+from proxy.listeners import bind, place_of, serves_anything_to_anyone
 from proxy.settings import PREFIX, Settings
 from proxy.store.datadir import data_dir_lock
 from proxy.store.embedded import EmbeddedValkey
+from proxy.systemd import OURS_ALONE, ServiceManager, inherited_listener
 from proxy.tally import new_memory
 from proxy.telemetry import get_logger
 
@@ -36,7 +36,6 @@ HURRY_S = 1.0
 # A worker waits for so long for the first web process to be up.
 WEB_FIRST_S = 5.0
 OPEN_FILES_MAX = 65_536
-BACKLOG = 2048
 
 
 class RestartDelay:
@@ -101,6 +100,7 @@ class Supervisor:
         self._child_command = tuple(child_command)
         self._child_environ = _child_environ(settings, environ, listener, valkey)
         self._clock = clock or SystemClock()
+        self._manager = ServiceManager(environ)
         self._log = get_logger()
         self._children: set[_Child] = set()
         self._stopping = asyncio.Event()
@@ -108,28 +108,30 @@ class Supervisor:
         self._web_up = asyncio.Event()
 
     def __repr__(self) -> str:
-        ready = sum(child.ready for child in self._children if child.role == "web")
+        ready = self._ready_count()
         return f"<Supervisor of {self._settings.workers} web processes, {ready} ready>"
 
     async def run(self) -> None:
         """Start everything, keep it running, and return once all of it has stopped."""
         with _signals({signal.SIGTERM: self.stop, signal.SIGINT: self.stop, signal.SIGHUP: self._reload}):
-            host, port = self._listener.getsockname()[:2]
-            self._log.info("listening", host=host, port=port, workers=self._settings.workers, pid=os.getpid())
-            if serves_anything_to_anyone(self._settings, host):
-                self._log.warning(
-                    "every_feed_is_served",
-                    remedy=f"name yours in {PREFIX}ACTORS, or anybody may use this proxy for any feed",
-                )
-            if self._ops_listener is not None:
-                host, port = self._ops_listener.getsockname()[:2]
-                self._log.info("operators_listening", host=host, port=port)
-            async with asyncio.TaskGroup() as tasks:
+            self._tell_where()
+            async with self._manager.watched(), asyncio.TaskGroup() as tasks:
                 children = tasks.create_task(self._run_children(), name="children")
                 if self._valkey is not None:
                     tasks.create_task(self._keep("valkey", self._valkey.run_once), name="valkey")
                 tasks.create_task(self._shut_down_when_told(children), name="shutdown")
             self._log.info("stopped")
+
+    def _tell_where(self) -> None:
+        place = place_of(self._listener)
+        self._log.info("listening", **place, workers=self._settings.workers, pid=os.getpid())
+        if serves_anything_to_anyone(self._settings, str(place.get("host", ""))):
+            self._log.warning(
+                "every_feed_is_served",
+                remedy=f"name yours in {PREFIX}ACTORS, or anybody may use this proxy for any feed",
+            )
+        if self._ops_listener is not None:
+            self._log.info("operators_listening", **place_of(self._ops_listener))
 
     def stop(self) -> None:
         """Begin to stop; called again, stop without waiting for requests in flight."""
@@ -139,11 +141,13 @@ class Supervisor:
 
     def _reload(self) -> None:
         self._log.info("reloading")
+        self._manager.reloading()
         for child in self._children:
             if child.ready:
                 child.signal(signal.SIGHUP)
             else:  # it would die of it
                 child.to_reload = True
+        self._tell_manager()
 
     def _signal_children(self, number: signal.Signals) -> None:
         for child in self._children:
@@ -152,6 +156,7 @@ class Supervisor:
     async def _shut_down_when_told(self, children: asyncio.Task[None]) -> None:
         await self._stopping.wait()
         self._log.info("stopping")
+        self._manager.stopping()
         stop_by = self._clock.steady() + STOP_S
         # While any process has it open, connections are accepted by the kernel, and answered by nobody.
         self._listener.close()
@@ -255,13 +260,23 @@ class Supervisor:
                 child.ready = True
                 if child.role == "web":
                     self._web_up.set()
+                    self._tell_manager()
                 self._log.info(f"{child.role}_ready", slot=child.slot, pid=child.process.pid)
                 self._tell_children()
                 if child.to_reload:
                     child.signal(signal.SIGHUP)
 
+    def _ready_count(self) -> int:
+        return sum(child.ready for child in self._children if child.role == "web")
+
+    def _tell_manager(self) -> None:
+        ready, all_of_them = self._ready_count(), self._settings.workers
+        self._manager.status(f"{ready} of {all_of_them} web processes are up")
+        if ready == all_of_them:
+            self._manager.ready()
+
     def _tell_children(self) -> None:
-        ready = sum(child.ready for child in self._children if child.role == "web")
+        ready = self._ready_count()
         incidents = [] if self._valkey is None else [str(incident) for incident in self._valkey.incidents]
         for child in self._children:
             child.link.send_fleet(ready, self._settings.workers)
@@ -274,7 +289,8 @@ def serve(
 ) -> None:
     """Run feedproxy on this host until SIGTERM or SIGINT.
 
-    Raises OperationalError when the address or the data directory cannot be had.
+    A service manager that has handed over a listening socket has chosen the address. Raises OperationalError
+    when the address or the data directory cannot be had.
     """
     raise_open_files_limit()
     with contextlib.ExitStack() as held:
@@ -282,7 +298,7 @@ def serve(
         if settings.redis_url is None:
             data_dir = held.enter_context(data_dir_lock(settings.data_dir))
             valkey = EmbeddedValkey(data_dir, memory_mb=settings.embedded_memory_mb)
-        listener = held.enter_context(bind(settings.host, settings.port))
+        listener = held.enter_context(inherited_listener(environ) or bind(settings.host, settings.port))
         ops_listener = None
         if settings.ops_listen is not None:
             host, _, port = settings.ops_listen.rpartition(":")
@@ -308,41 +324,6 @@ async def _supervise(
     ).run()
 
 
-def serves_anything_to_anyone(settings: Settings, host: str) -> bool:
-    """Whether the operator named no feeds, although others than this host may ask at the address `host`."""
-    address = address_of(host)
-    beyond = address is None or not address.is_loopback or settings.public_url is not None
-    return beyond and settings.actors is None
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """A listening TCP socket on an address or name; port 0 lets the system choose.
-
-    Raises OperationalError that says what is wrong with the address.
-    """
-    place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except (OSError, UnicodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not a host name"
-        raise OperationalError(f"cannot listen on {place}: {reason}") from None
-    # A name may stand for both families; IPv4 is what reverse proxies in front of us try first.
-    family, _, protocol, _, address = min(found, key=lambda one: one[0] != socket.AF_INET)
-    try:
-        listener = socket.socket(family, socket.SOCK_STREAM, protocol)
-    except OSError as error:
-        raise OperationalError(f"cannot listen on {place}: {error.strerror}") from None
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(BACKLOG)
-        listener.setblocking(False)  # noqa: FBT003 - the socket's own signature
-    except OSError as error:
-        listener.close()
-        raise OperationalError(f"cannot listen on {place}: {error.strerror}") from None
-    return listener
-
-
 def raise_open_files_limit() -> None:
     """Let this process and its children have as many connections as the host's administrator allows."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -360,12 +341,12 @@ def _child_environ(
     """Our own environment with what the command line, the system and we have decided."""
     decided = {
         f"{PREFIX}HOST": settings.host,
-        f"{PREFIX}PORT": str(listener.getsockname()[1]),
+        f"{PREFIX}PORT": str(place_of(listener).get("port", settings.port)),
         f"{PREFIX}WORKERS": str(settings.workers),
     }
     if valkey is not None:
         decided[f"{PREFIX}REDIS_URL"] = valkey.url
-    return {**environ, **decided}
+    return {**{name: value for name, value in environ.items() if name not in OURS_ALONE}, **decided}
 
 
 @contextlib.contextmanager

@@ -61,11 +61,19 @@ class ServeProcess:
     """One `feedproxy serve` on a free port of loopback.
 
     `settings` are FEEDPROXY_ names without the prefix. `command` replaces the command line; by default it is
-    the real one. Use as a context manager: on leaving, everything it started is gone.
+    the real one. It inherits `pass_fds`. Use as a context manager: on leaving, everything it started is gone.
     """
 
-    def __init__(self, data_dir: Path, *, command: Sequence[str] | None = None, **settings: object) -> None:
+    def __init__(
+        self,
+        data_dir: Path,
+        *,
+        command: Sequence[str] | None = None,
+        pass_fds: Sequence[int] = (),
+        **settings: object,
+    ) -> None:
         self.data_dir = data_dir
+        self._pass_fds = tuple(pass_fds)
         self._command = list(command or (sys.executable, "-P", "-m", "proxy.cli", "serve"))
         self._environ = environment(data_dir, **settings)
         self._log_path = data_dir.parent / f"{data_dir.name[:50]}.{id(self)}.log"
@@ -99,7 +107,12 @@ class ServeProcess:
     def start(self) -> None:
         with self._log_path.open("ab") as log:
             self._process = subprocess.Popen(
-                self._command, env=self._environ, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                self._command,
+                env=self._environ,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=self._pass_fds,
             )
 
     def wait_event(self, name: str, *, count: int = 1, **fields: object) -> dict[str, Any]:

@@ -18,9 +18,10 @@ import structlog
 from integration.processes import ServeProcess, environment, is_running, until
 from proxy.clock import SystemClock
 from proxy.errors import OperationalError
+from proxy.listeners import bind, serves_anything_to_anyone
 from proxy.settings import load_settings
 from proxy.store.datadir import socket_path
-from proxy.supervisor import RestartDelay, Supervisor, bind, serves_anything_to_anyone
+from proxy.supervisor import RestartDelay, Supervisor
 
 
 def facts(serve: ServeProcess) -> dict:

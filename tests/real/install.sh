@@ -1,6 +1,7 @@
 #!/bin/sh
-# Sees to what `pytest tests/real` needs on Debian: Postgres, Redis, Chromium, promtool, and the reference
-# servers of the AT Protocol from npm. May be run again at any time; takes a second when everything is there.
+# Sees to what `pytest tests/real` needs on Debian: Postgres, Redis, Chromium, nginx, Caddy, Prometheus with
+# promtool, systemd's tools, and the reference servers of the AT Protocol from npm. May be run again at any time;
+# takes a second when everything is there.
 set -eu
 cd "$(dirname "$0")"
 
@@ -35,6 +36,10 @@ install_packages() {
     packages="" services=""
     has_postgres || { packages="$packages postgresql" services="$services postgresql"; }
     has redis-server || { packages="$packages redis-server" services="$services redis-server"; }
+    has nginx || { packages="$packages nginx-light" services="$services nginx"; }
+    has caddy || { packages="$packages caddy" services="$services caddy"; }
+    has promtool || { packages="$packages prometheus" services="$services prometheus"; }
+    has systemd-analyze || packages="$packages systemd"
     has setpriv || packages="$packages util-linux"
     has faketime || packages="$packages faketime"
     # With fonts for the scripts and the emoji of the world, or pictures show boxes.

@@ -18,6 +18,7 @@
 --   requests, damaged  hashes: worker -> its last request that was given leases; account -> why it cannot be leased
 --   jobs:<site>        zset: its jobs in order; site:<site> hash: how many wait; quota:<site> list
 --   swept              where the sweep of `posts` goes on
+--   move               hash: the move of this queue that is under way, see proxy/ops/move.py
 --
 -- An account has at most one entry in `bells`, from the ring until what was leased with it is settled: so
 -- accounts take turns, and the posts of one go out one after the other.
@@ -25,6 +26,10 @@ local P = KEYS[1]
 local STEP = table.remove(ARGV)
 local time_now = redis.call('TIME')
 local NOW = time_now[1] * 1000 + math.floor(time_now[2] / 1000)
+-- While the queue is carried from one store to another, nothing happens in either.
+if redis.call('EXISTS', P .. 'move') == 1 then
+  return redis.error_reply('FROZEN the queue is being moved to another store, or from one: let `feedproxy move` finish')
+end
 local BELLS, GROUP = P .. 'bells', 'workers'
 local MAX_HISTORY, POISON_DELIVERIES = 10, 5
 local HOUR_MS = 3600000
