@@ -164,7 +164,7 @@ class TestReading:
         assert await reader.page.evaluate("scrollY") == 0
 
     async def test_at_the_top_what_is_new_is_seen(self, upstream, open_page):
-        reader = await open_page(LONG + BELOW)
+        reader = await open_page(LONG.replace(">", ' style="display:block;min-height:100vh">', 1) + BELOW)
         one_more(upstream)
         await refreshed(reader, "new")
         assert await reader.page.evaluate("scrollY") == 0
