@@ -139,13 +139,15 @@ async def test_what_is_asked_of_the_upstream_is_counted(start, upstream):
         assert 0 < numbers("feedproxy_upstream_backoff_seconds_total") <= 0.04
         assert numbers("feedproxy_limiter_wait_seconds_count") == 3
         assert numbers("feedproxy_upstream_breaker", state="closed") == 1
+        upstream.answer = lambda _: Response(status=503)  # refused there, not here
+        await proxy.get(feed("busy.test"))
         upstream.answer = lambda _: Response(close=True)
         for number in range(4):
             await proxy.get(feed(f"a{number}.test"))
         numbers = await scrape(proxy.client)
     assert numbers("feedproxy_upstream_breaker", state="open") == 1
     assert numbers("feedproxy_upstream_breaker", state="closed") == 0
-    assert numbers("feedproxy_limiter_refusals_total") == 2
+    assert numbers("feedproxy_limiter_refusals_total") == 3
     assert 0 < numbers("feedproxy_upstream_closed_seconds") <= 60
 
 
