@@ -30,7 +30,7 @@ from proxy.feeds.purge import Purges
 from proxy.feeds.recent import RecentSet
 from proxy.feeds.shared import Lead, LeftAlone, Loaded, SharedCache, Unshareable, Write
 from proxy.feeds.storability import conditional, merged, refusal
-from proxy.resilience.limiter import Asker
+from proxy.resilience.limiter import Asker, Rank
 from proxy.syntax import is_did
 from proxy.telemetry import get_logger
 
@@ -118,6 +118,9 @@ class Filler:
             case Unshareable():
                 self._caches.unshared.add(key.digest)
                 return Alone()
+            case Lead("") if asker.rank is Rank.REFRESH and self._caches.shared.hesitates:
+                # Others may be asking; there is a copy, and whoever wants it next tries again.
+                return Failed(UpstreamUnavailable("the store hesitates"))
             case Lead():
                 return await self._lead(key, held, asker, deadline, _Flight(found, self._purges.known))
 

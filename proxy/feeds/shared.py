@@ -106,6 +106,11 @@ class SharedCache:
         self._memory_ms = round(memory_s * 1000)
         self._failing_ms = tuple(round(seconds * 1000) for seconds in failing_s)
 
+    @property
+    def hesitates(self) -> bool:
+        """See Link."""
+        return self._link.hesitates
+
     async def load(self, key: FeedKey) -> Loaded | None:
         """The answer to `key`, None if there is none or the store does not say."""
         try:

@@ -25,6 +25,8 @@ _TURNS: Final = 16
 _CALLS: Final = 128
 BEAT_S: Final = 0.3
 _ALONE_BEAT_S: Final = 0.1
+# A store that is back sooner was busy; what nobody waits for can wait until then.
+HESITATION_S: Final = 2.0
 
 _log = get_logger()
 
@@ -44,6 +46,12 @@ class Link:
         self._watch: asyncio.TimerHandle | None = None
         self._answers = 0
         self.in_step = True
+        self._slipped_at = 0.0  # on the clock of the loop
+
+    @property
+    def hesitates(self) -> bool:
+        """Whether the store was in step a moment ago and may be so again in another."""
+        return not self.in_step and asyncio.get_running_loop().time() - self._slipped_at < HESITATION_S
 
     async def run(
         self,
@@ -158,6 +166,7 @@ class Link:
     def _slip(self) -> None:
         if self.in_step:
             _log.warning("store_out_of_step")
+            self._slipped_at = asyncio.get_running_loop().time()
             self._slipped.set()
         self.in_step = False
 

@@ -9,10 +9,12 @@ import os
 import sys
 
 from proxy.feeds import entry
+from proxy.store import link
 from proxy.syndication import job
 
 job.FORMAT += 1
 job.READABLE_FORMATS = frozenset((job.FORMAT - 1, job.FORMAT))
+link.PATIENCE_S = 5.0  # as in patient.py
 entry.FORMAT += 1
 entry._READABLE = frozenset((entry.FORMAT - 1, entry.FORMAT))
 

@@ -12,6 +12,7 @@ from harness.fleet import everywhere, fleet
 from harness.proxy import feed
 from harness.valkey import StoreOfTest
 from harness.waiting import until
+from proxy.store.link import HESITATION_S
 
 NAMESPACE = "outage"
 
@@ -81,3 +82,24 @@ async def test_a_purge_without_the_store_says_so(upstream, faults, store):
         assert answer.json()["error"] == "StoreUnavailable"
         upstream.version = 2
         assert (await proxy.get(feed())).json()["version"] == 2
+
+
+async def test_refreshes_wait_for_a_store_that_hesitates(upstream, faults, store, clock):
+    """A short absence costs no second refresh; a long one does not keep copies from being refreshed."""
+    async with fleet(2, upstream.url, store, clock=clock, patience_s=0.08, CACHE_TTL=100) as proxies:
+        await everywhere(proxies, 1, feed())
+        await proxies[0].landed()
+        clock.advance(150)
+        faults.begin("stopped")
+        asked = upstream.count
+
+        async def refreshed():
+            answers = await everywhere(proxies, 1, feed())
+            assert {answer.status_code for answer in answers} == {200}
+            return upstream.count > asked
+
+        began_at = time.monotonic()
+        assert not await refreshed()
+        assert await until(refreshed)
+        assert time.monotonic() - began_at >= HESITATION_S
+        faults.end("stopped")
