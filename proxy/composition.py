@@ -20,7 +20,7 @@ from starlette.routing import BaseRoute, Mount
 
 from proxy.bluesky.appview import AppView, RetryPolicy
 from proxy.bluesky.identity import Identities
-from proxy.bluesky.pds import Pds
+from proxy.bluesky.pds import Observe, Pds
 from proxy.bluesky.pins import Pins
 from proxy.bluesky.sessions import Sessions
 from proxy.bluesky.transport import DeadlineTransport
@@ -45,6 +45,7 @@ from proxy.feeds.service import FeedService
 from proxy.feeds.shared import SharedCache, prefix_of
 from proxy.feeds.wording import wording
 from proxy.ops.health import Finding
+from proxy.resilience.adaptive import AdaptivePolicy
 from proxy.resilience.breaker import BreakerPolicy, Phase
 from proxy.resilience.fleet_gate import FleetGate
 from proxy.resilience.gate import GatePolicy, LocalGate
@@ -66,6 +67,7 @@ from proxy.syndication.preparing import Preparer
 from proxy.syndication.publisher import Publisher
 from proxy.syndication.queue import JobQueue, QueuePolicy
 from proxy.syndication.routes import SyndicationRoutes
+from proxy.syndication.slots import Slots
 from proxy.syndication.waiting import Waiters, WaitPolicy
 from proxy.syndication.worker import Worker, WorkerPolicy
 from proxy.telemetry import get_logger
@@ -188,6 +190,7 @@ class Syndication:
     pins: Pins
     sessions: Sessions
     publisher: Publisher
+    observers: list[Observe]  # of what is asked of PDSs
     store_config: Callable[[], Awaitable[Mapping[str, str]]]
 
     def routes(self, settings: Settings, clock: Clock, draining: asyncio.Event) -> list[BaseRoute]:
@@ -220,7 +223,19 @@ class Syndication:
         policy = WorkerPolicy(concurrency=settings.worker_concurrency, lease_s=settings.lease_s)
         name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:12]}"
         draw = random.Random().random  # noqa: S311  (jitter, not secrets)
-        return Worker(self.queue, self.publisher, self.fingerprints, clock, policy, name=name, draw=draw)
+        slots = Slots(AdaptivePolicy(ceiling=settings.worker_concurrency), clock)
+        self.observers.append(slots.heard)
+        return Worker(
+            self.queue,
+            self.publisher,
+            self.fingerprints,
+            clock,
+            policy,
+            name=name,
+            draw=draw,
+            slots=slots,
+            home=self.publisher.home,
+        )
 
     def fingerprints(self) -> Mapping[str, str]:
         """The accounts that can be logged in to, with what tells one password from the next."""
@@ -255,7 +270,9 @@ async def syndicating(
         wire = Wire(client, clock)
         rate = Rate(per_s=settings.pds_rps, burst=settings.pds_burst)
         alone = LocalPace(replace(rate, per_s=rate.per_s * settings.degraded_share), clock)
-        pds = Pds(wire, SharedPace(store, rate, alone, clock, prefix=prefix), clock)
+        observers: list[Observe] = []
+        pace = SharedPace(store, rate, alone, clock, prefix=prefix)
+        pds = Pds(wire, pace, clock, observers=observers)
         identities = Identities(wire, clock, plc_url=settings.plc_url, resolver_url=settings.upstream)
         pins = Pins(store, identities, prefix=prefix)
         sessions = Sessions(store, pds, identities, pins, clock, prefix=prefix)
@@ -269,6 +286,7 @@ async def syndicating(
             pins=pins,
             sessions=sessions,
             publisher=Publisher(sessions, pds, identities, lambda: book.current, clock),
+            observers=observers,
             store_config=persistence_of(servers, prefix),
         )
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from proxy.bluesky.identity import Identities
-from proxy.bluesky.pds import MAX_LISTED, Pds, Record
+from proxy.bluesky.pds import MAX_LISTED, Pds, Record, host_of
 from proxy.bluesky.pins import Login
 from proxy.bluesky.session import Session
 from proxy.bluesky.sessions import Sessions
@@ -104,6 +104,11 @@ class Publisher:
         self._identities = identities
         self._accounts = accounts
         self._clock = clock
+        self._homes: dict[str, str] = {}
+
+    def home(self, account: str) -> str:
+        """The host of the account's PDS as this process last knew it; "" if it never did."""
+        return self._homes.get(account, "")
 
     async def __call__(self, delivery: Delivery, post: Post, lease: Lease) -> Outcome:
         """One attempt; see `attempt.Publish`. Must not be canceled while a request is under way."""
@@ -113,6 +118,7 @@ class Publisher:
         attempt = _Attempt(delivery, post, lease)
 
         async def carry_out(session: Session) -> Outcome:
+            self._homes[delivery.account] = host_of(session.pds)
             records = Records(self._pds, session, lease, self._clock)
             if delivery.action is not Action.DELETE:
                 return await self._post(attempt, records)
