@@ -9,15 +9,15 @@ import os
 import random
 import socket
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass, replace
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, Final
 
 import httpx
-from pydantic import SecretStr
-from starlette.routing import BaseRoute, Mount
+from starlette.routing import BaseRoute, Mount, Route
 
+from proxy.admin import AdminEdge
 from proxy.bluesky.appview import AppView, RetryPolicy
 from proxy.bluesky.identity import Identities
 from proxy.bluesky.pds import Observe, Pds
@@ -28,7 +28,7 @@ from proxy.bluesky.wire import Wire
 from proxy.clients import Trust
 from proxy.clock import Clock
 from proxy.errors import PdsError, UsageError
-from proxy.feeds.admin import AdminRoutes
+from proxy.feeds.admin import PurgeRoutes
 from proxy.feeds.failing import FIRST_S, FailingKeys
 from proxy.feeds.fill import Caches, Filler
 from proxy.feeds.headers import Manner
@@ -59,6 +59,8 @@ from proxy.store.persistence import persistence_of
 from proxy.store.queue_store import TIMEOUT_S, QueueStore
 from proxy.store.servers import servers_of
 from proxy.syndication.accounts import AccountBook, TokenCheck
+from proxy.syndication.admin import QueueAdminRoutes
+from proxy.syndication.controls import Controls
 from proxy.syndication.direct import DirectPublisher
 from proxy.syndication.durability import Durability
 from proxy.syndication.gates import GateKeeper
@@ -95,7 +97,6 @@ class Reading:
     hits: Hits
     rules: Rules
     route: Mount
-    admin: Sequence[BaseRoute]
     store: Store
     link: Link
     gate: FleetGate
@@ -124,15 +125,15 @@ async def reading(
     policy = policy_of(settings, rules)
     draw = random.Random()  # noqa: S311  (jitter, not secrets)
     async with contextlib.AsyncExitStack() as stack:
-        store = _store(settings, clock)
+        store = store_of(settings, clock)
         stack.push_async_callback(store.aclose)
         link = Link(store, patience_s=patience_s)
         stack.push_async_callback(link.aclose)
         prefix = prefix_of(settings.namespace, settings.upstream)
         news = News(store.listen, f"{prefix}news")
-        purges = Purges(link, news, log_key=f"{prefix}{{fleet}}:purges", keep_s=_longest_life_s(settings))
+        purges = Purges(link, news, log_key=f"{prefix}{{fleet}}:purges", keep_s=longest_life_s(settings))
         client = await stack.enter_async_context(
-            _client(settings, clock, settings.upstream_concurrency, base_url=settings.upstream)
+            client_of(settings, clock, settings.upstream_concurrency, base_url=settings.upstream)
         )
         gate = FleetGate(
             link,
@@ -160,13 +161,21 @@ async def reading(
             hits=hits,
             rules=rules,
             route=Mount("/xrpc", FeedRoutes(service, replies, hits, manner)),
-            admin=AdminRoutes(purges, service, clock, token=_plain(settings.admin_token)).routes(),
             store=store,
             link=link,
             gate=gate,
             purges=purges,
             caches=caches,
         )
+
+
+def admin_routes(settings: Settings, clock: Clock, feeds: Reading, posts: Syndication) -> list[Route]:
+    """What operators may do over HTTP; nothing without a token."""
+    if settings.admin_token is None:
+        return []
+    edge = AdminEdge(settings.admin_token.get_secret_value(), clock, Trust(settings.trusted_proxies))
+    queue = QueueAdminRoutes(posts.controls(clock), lambda: posts.book.current, clock, edge)
+    return [*PurgeRoutes(feeds.purges, feeds.service, edge).routes(), *queue.routes()]
 
 
 def widget_routes(settings: Settings, feeds: Reading) -> list[BaseRoute]:
@@ -203,7 +212,7 @@ class Syndication:
             IntakePolicy(max_post_age_s=settings.max_post_age_days * _DAY_S, base=settings.public_url or ""),
             durability=Durability(self.store_config, clock),
             known_did=self._known_did,
-            forgive=lambda account: self._forgive(account, clock.steady() + _FORGIVE_S),
+            forgive=lambda account: self._forgive(account, clock),
             publish_now=DirectPublisher(
                 self.publisher, self.sessions, lambda: self.book.current, clock, closed=desk.closed
             ),
@@ -246,17 +255,29 @@ class Syndication:
     async def _known_did(self, account: Account) -> str:
         return await self.pins.known(account.identifier)
 
-    async def _forgive(self, account: Account, deadline: float) -> None:
+    def controls(self, clock: Clock) -> Controls:
+        """What operators may do to the queue."""
+
+        async def forgive(name: str) -> None:
+            if (account := self.book.current.accounts.get(name)) is not None:
+                await self._forgive(account, clock)
+
+        return Controls(self.queue, forgive)
+
+    async def _forgive(self, account: Account, clock: Clock) -> None:
         # Of an account that nobody can find no login was refused.
         with contextlib.suppress(PdsError):
-            await self.sessions.forgive(account, deadline)
+            await self.sessions.forgive(account, clock.steady() + _FORGIVE_S)
 
 
 @contextlib.asynccontextmanager
 async def syndicating(
-    settings: Settings, clock: Clock, environ: Mapping[str, str]
+    settings: Settings, clock: Clock, environ: Mapping[str, str], *, prepare: bool = True
 ) -> AsyncIterator[Syndication]:
-    """Everything that posts need. Until the first post nothing is sent but questions of who accounts are."""
+    """Everything that posts need. Until the first post nothing is sent but questions of who accounts are.
+
+    With `prepare`, these are asked ahead of posts.
+    """
     if settings.redis_url is None:
         raise UsageError("FEEDPROXY_REDIS_URL is not set, and there is no embedded store in this process")
     book = AccountBook(settings.tenants, environ)
@@ -266,7 +287,7 @@ async def syndicating(
         store = QueueStore(servers, clock)
         stack.push_async_callback(store.aclose)
         connections = settings.worker_concurrency + _SPARE_CONNECTIONS
-        client = await stack.enter_async_context(_client(settings, clock, connections))
+        client = await stack.enter_async_context(client_of(settings, clock, connections))
         wire = Wire(client, clock)
         rate = Rate(per_s=settings.pds_rps, burst=settings.pds_burst)
         alone = LocalPace(replace(rate, per_s=rate.per_s * settings.degraded_share), clock)
@@ -279,7 +300,8 @@ async def syndicating(
         queue = JobQueue(store, clock, _queue_policy(settings), namespace=settings.namespace)
         stack.push_async_callback(queue.aclose)
         draw = random.Random().random  # noqa: S311  (jitter, not secrets)
-        await stack.enter_async_context(Preparer(book, pins, sessions, clock, draw=draw).working())
+        if prepare:
+            await stack.enter_async_context(Preparer(book, pins, sessions, clock, draw=draw).working())
         yield Syndication(
             queue=queue,
             book=book,
@@ -303,16 +325,18 @@ def _queue_policy(settings: Settings) -> QueuePolicy:
     )
 
 
-def _store(settings: Settings, clock: Clock) -> Store:
+def store_of(settings: Settings, clock: Clock) -> Store:
+    """The store of cache, limiter and leases."""
     url = settings.store_url
     if url is None:
         raise UsageError("FEEDPROXY_REDIS_URL is not set, and there is no embedded store in this process")
     return connect(url, clock)
 
 
-def _client(
+def client_of(
     settings: Settings, clock: Clock, max_connections: int, *, base_url: str = ""
 ) -> httpx.AsyncClient:
+    """The HTTP client of a process."""
     contact = f" ({settings.contact})" if settings.contact else ""
     return httpx.AsyncClient(
         base_url=base_url,
@@ -342,10 +366,6 @@ def _gate_policy(settings: Settings, share: float = 1.0) -> GatePolicy:
     )
 
 
-def _plain(secret: SecretStr | None) -> str | None:
-    return None if secret is None else secret.get_secret_value()
-
-
 def _retry_policy(settings: Settings) -> RetryPolicy:
     return RetryPolicy(
         attempts=settings.retry_max,
@@ -373,7 +393,7 @@ def _tell_crash(task: asyncio.Task[None]) -> None:
         _log.error("background_work_crashed", exc_info=error)
 
 
-def _longest_life_s(settings: Settings) -> float:
+def longest_life_s(settings: Settings) -> float:
     """For how long a stored answer may be of use, at most."""
     longest_ttl_s = max([settings.cache_ttl, *(feed.ttl_s for feed in settings.tenants.feeds)])
     return 2 * longest_ttl_s + max(settings.stale_while_revalidate, settings.stale_if_error)

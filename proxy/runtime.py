@@ -24,7 +24,14 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp
 
 from proxy.clock import Clock, SystemClock
-from proxy.composition import Reading, Syndication, reading, syndicating, widget_routes
+from proxy.composition import (
+    Reading,
+    Syndication,
+    admin_routes,
+    reading,
+    syndicating,
+    widget_routes,
+)
 from proxy.control import ControlChannel
 from proxy.edge import ConnectionLimits, EdgeConfig, ShortCut
 from proxy.errors import FeedproxyError, UsageError
@@ -104,7 +111,7 @@ async def web_app(
             routes=[
                 *health.routes(),
                 feeds.route,
-                *feeds.admin,
+                *admin_routes(settings, clock, feeds, posts),
                 *posts.routes(settings, clock, process.stopping),
                 *widget_routes(settings, feeds),
             ],

@@ -105,6 +105,11 @@ class Pds:
         except PdsRejected as error:
             raise TokenRefused(str(error)) from None
 
+    async def check_session(self, pds: str, *, did: str, access: SecretStr, deadline: float) -> None:
+        """See whether the PDS takes the token."""
+        method = "com.atproto.server.getSession"
+        _checked(await self._send("GET", pds, method, did, deadline, token=access), pds, quote=False)
+
     async def put_record(
         self,
         pds: str,

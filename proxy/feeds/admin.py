@@ -2,62 +2,42 @@
 
 from __future__ import annotations
 
-import hmac
-import json
 from collections.abc import Mapping
 from typing import Any, Final
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from proxy.clock import Clock
+from proxy.admin import AdminEdge, document_of
 from proxy.errors import Rejected, StoreError
 from proxy.feeds.key import FeedKey, canonical_key
 from proxy.feeds.purge import Purges
 from proxy.feeds.service import FeedService
-from proxy.resilience.limiter import Bucket, Rate
 from proxy.syntax import is_did, is_handle
 
-MAX_BODY_BYTES: Final = 64 * 1024
-# Wrong tokens of one client: ten at once, then one in ten seconds.
-_FAILURES: Final = Rate(per_s=0.1, burst=10)
-_MAX_CLIENTS: Final = 10_000
 _RESOLVE: Final = "com.atproto.identity.resolveHandle"
-_HEADERS: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
 
-class AdminRoutes:
-    """`token` is the operator's; without one the route does not exist."""
+class PurgeRoutes:
+    """POST /purge, behind the edge of admin routes."""
 
-    def __init__(self, purges: Purges, service: FeedService, clock: Clock, *, token: str | None) -> None:
+    def __init__(self, purges: Purges, service: FeedService, edge: AdminEdge) -> None:
         self._purges = purges
         self._service = service
-        self._clock = clock
-        self._token = token
-        self._failures: dict[str, Bucket] = {}
+        self._edge = edge
 
     def routes(self) -> list[Route]:
-        """The route, if there is a token."""
-        return [Route("/purge", self._purge, methods=["POST"])] if self._token is not None else []
+        """The route."""
+        return [self._edge.route("/purge", self._purge, "POST")]
 
-    async def _purge(self, request: Request) -> Response:
-        refusal = self._refusal(request)
-        if refusal is not None:
-            return refusal
+    async def _purge(self, request: Request) -> Mapping[str, Any]:
+        wanted = await document_of(request)
         try:
-            wanted = await _document(request)
             number = await self._carry_out(wanted)
-        except Rejected as error:
-            return _error(error.status, error.code, error.message)
         except StoreError:
-            return _error(
-                503,
-                "StoreUnavailable",
-                "Redis does not answer: the purge holds in this process only. Repeat it.",
-                {"Retry-After": "2"},
-            )
-        return JSONResponse({"purged": wanted, "number": number}, headers=_HEADERS)
+            message = "Redis does not answer: the purge holds in this process only. Repeat it."
+            raise Rejected(503, "StoreUnavailable", message, (("Retry-After", "2"),)) from None
+        return {"purged": wanted, "number": number}
 
     async def _carry_out(self, wanted: Mapping[str, Any]) -> int:
         match wanted:
@@ -65,7 +45,7 @@ class AdminRoutes:
                 await self._learn_did(actor)
                 return await self._purges.purge_actor(actor)
             case {"key": str(target)} if len(wanted) == 1:
-                return await self._purges.purge_key(_key(target))
+                return await self._purges.purge_key(key_of(target))
             case {"all": True} if len(wanted) == 1:
                 return await self._purges.purge_all()
         raise Rejected(
@@ -78,51 +58,11 @@ class AdminRoutes:
             # What comes of it is learned at the fill; without an answer, the handle alone is purged.
             await self._service.answer(FeedKey(_RESOLVE, (("handle", actor.lower()),)))
 
-    def _refusal(self, request: Request) -> Response | None:
-        """Why the request is not heard: a wrong token, or too many of them from there."""
-        client = request.client.host if request.client is not None else ""
-        now = self._clock.steady()
-        bucket = self._failures.get(client) or Bucket(float(_FAILURES.burst), now)
-        wait_s = bucket.wait_s(_FAILURES, now)
-        if wait_s > 0:
-            headers = {"Retry-After": str(int(wait_s) + 1)}
-            return _error(429, "RateLimitExceeded", "too many wrong tokens", headers)
-        scheme, _, given = request.headers.get("authorization", "").partition(" ")
-        token = (self._token or "").encode()
-        if scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), token):
-            return None
-        if len(self._failures) >= _MAX_CLIENTS:
-            self._failures.clear()
-        self._failures[client], _ = bucket.take(_FAILURES, now)
-        return _error(
-            401, "AuthenticationRequired", "the admin token is wrong", {"WWW-Authenticate": "Bearer"}
-        )
 
-
-async def _document(request: Request) -> Mapping[str, Any]:
-    body = b""
-    async for part in request.stream():
-        body += part
-        if len(body) > MAX_BODY_BYTES:
-            raise Rejected(413, "PayloadTooLarge", "the document is too large")
-    try:
-        wanted = json.loads(body)
-    except (ValueError, RecursionError):
-        wanted = None
-    if not isinstance(wanted, dict):
-        raise Rejected(400, "InvalidRequest", "the body is not a JSON object")
-    return wanted
-
-
-def _key(target: str) -> FeedKey:
+def key_of(target: str) -> FeedKey:
+    """The key of the question that path and query of `target` ask. Raises Rejected."""
     path, _, query = target.partition("?")
     if not path.startswith("/xrpc/"):
         raise Rejected(400, "InvalidRequest", "a key begins with /xrpc/")
     nsid = path.removeprefix("/xrpc/").removesuffix("/")
     return canonical_key(nsid, query.encode(), labelers=None, language=None)
-
-
-def _error(status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> Response:
-    return JSONResponse(
-        {"error": code, "message": message}, status_code=status, headers={**_HEADERS, **(headers or {})}
-    )

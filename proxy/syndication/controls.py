@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from typing import Any, Final
+from typing import Final
 
-from proxy.syndication.desk import JobView
+from proxy.syndication.desk import JobPage, JobView
+from proxy.syndication.job import Status
 from proxy.syndication.queue import JobQueue
 from proxy.syndication.standing import (
     AccountStanding,
@@ -14,13 +15,11 @@ from proxy.syndication.standing import (
     ErrorGroup,
     Standing,
     dead_letter_from,
-    merged_errors,
     standing_from,
 )
 
 # So many dead letters one script looks at: it holds up the others for a few milliseconds at most.
 _AT_A_TIME: Final = 100
-_LOOKED_THROUGH: Final = 500
 _WAKEN: Final = 500
 # What a person, and nothing else, opens.
 _OPENED_BY_HAND: Final = ("breaker", "credentials")
@@ -71,6 +70,12 @@ class Controls:
         asked = [(delivery.account, delivery.id, delivery.did) for delivery in view.deliveries]
         return view, await self._standing(asked)
 
+    async def jobs(
+        self, site: str, *, status: Status | None, group: str | None, cursor: str | None, limit: int
+    ) -> JobPage:
+        """Jobs of a site, newest first: see desk.Desk."""
+        return await self._queue.jobs(site, status=status, group=group, cursor=cursor, limit=limit)
+
     async def retry(self, job: str) -> JobView | None:
         """Try again what has failed of the job, or waits for credentials; None if it is not known."""
         found = await self.job(job)
@@ -85,21 +90,16 @@ class Controls:
 
     async def dead(self, wanted: DeadFilter, cursor: str = "", limit: int = _AT_A_TIME) -> DeadPage:
         """Dead letters, the newest first. A page may be short, even empty, before the end."""
-        place, _, letters = await self._dead("list", wanted, cursor, limit)
+        place, _, letters = await self._queue.dead("list", wanted, cursor, limit)
         return DeadPage(letters=tuple(map(dead_letter_from, letters)), cursor=place)
 
     async def errors(self, wanted: DeadFilter) -> tuple[ErrorGroup, ...]:
         """The dead letters that fit, counted by account and reason; the most frequent first."""
-        pages, place = [], ""
-        while True:
-            place, _, groups = await self._dead("count", wanted, place, _LOOKED_THROUGH)
-            pages.append(groups)
-            if not place:
-                return merged_errors(pages)
+        return await self._queue.errors(wanted)
 
     async def retry_dead(self, wanted: DeadFilter) -> AsyncIterator[int]:
         """Try again what fits, the oldest first; yields how many were, batch by batch."""
-        accounts = sorted({group.account for group in await self.errors(wanted)})
+        accounts = sorted({group.account for group in await self._queue.errors(wanted)})
         await self._forgive_refused((await self.standing(accounts)).accounts)
         async for count in self._each("retry", wanted):
             yield count
@@ -112,19 +112,10 @@ class Controls:
     async def _each(self, what: str, wanted: DeadFilter) -> AsyncIterator[int]:
         place = ""
         while True:
-            place, count, _ = await self._dead(what, wanted, place, _AT_A_TIME)
+            place, count, _ = await self._queue.dead(what, wanted, place, _AT_A_TIME)
             yield count
             if not place:
                 return
-
-    async def _dead(
-        self, what: str, wanted: DeadFilter, place: str, limit: int
-    ) -> tuple[str, int, list[bytes]]:
-        from_ms, until_ms = wanted.died_from_ms, wanted.died_until_ms
-        args: list[Any] = [what, wanted.site, wanted.account, wanted.group, wanted.reason.lower()]
-        args += ["-inf" if from_ms is None else from_ms, "+inf" if until_ms is None else until_ms]
-        answer = await self._queue.run("queue_dead", [*args, place, limit, self._queue.max_post_age_ms])
-        return answer[0].decode(), answer[1], answer[2:]
 
     async def _standing(self, asked: Iterable[tuple[str, str, str]]) -> Standing:
         flat = [part for each in asked for part in each]

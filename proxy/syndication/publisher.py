@@ -54,6 +54,8 @@ ADOPTED_FROM_AGE_S: Final = 600.0
 _MAX_STEPS: Final = 5
 # Sessions that one attempt goes through: an expired one, one of an account that moved.
 _MAX_SESSIONS: Final = 4
+# A person waits for the answer, which may take a login.
+_CHECK_S: Final = 30.0
 
 T = TypeVar("T")
 
@@ -126,20 +128,40 @@ class Publisher:
             return await delete_post(delivery, identity_of(lease.job, post, session.did), generation, records)
 
         try:
-            return await self._with_session(login, lease, carry_out)
+            return await self._with_session(login, lambda: deadline_of(lease, self._clock), carry_out)
         except PdsError as error:
             return _outcome_of(error)
 
-    async def _with_session(self, login: Login, lease: Lease, act: Callable[[Session], Awaitable[T]]) -> T:
+    async def check(self, account: str) -> Session:
+        """A session that the account's PDS takes right now, by a login if there is none.
+
+        Raises PdsError, CredentialsRefused where this process has no password for it, and StoreError.
+        """
+        login = login_of(self._accounts(), account)
+        if login is None:
+            raise CredentialsRefused("NoPassword", f"there is no password for {account} here")
+        deadline = self._clock.steady() + _CHECK_S
+
+        async def ask(session: Session) -> Session:
+            await self._pds.check_session(
+                session.pds, did=session.did, access=session.access, deadline=deadline
+            )
+            return session
+
+        return await self._with_session(login, lambda: deadline, ask)
+
+    async def _with_session(
+        self, login: Login, deadline: Callable[[], float], act: Callable[[Session], Awaitable[T]]
+    ) -> T:
         """Do `act` with the account's session; with another when the PDS does not take it."""
-        session = await self._sessions.session(login, deadline_of(lease, self._clock))
+        session = await self._sessions.session(login, deadline())
         for _ in range(_MAX_SESSIONS):
             try:
                 return await act(session)
             except TokenRefused:
-                session = await self._sessions.renewed(login, session, deadline_of(lease, self._clock))
+                session = await self._sessions.renewed(login, session, deadline())
             except CredentialsRefused:
-                moved = await self._sessions.moved(login, session, deadline_of(lease, self._clock))
+                moved = await self._sessions.moved(login, session, deadline())
                 if moved is None:
                     raise
                 session = moved

@@ -30,11 +30,14 @@ from proxy.syndication.queue_answers import (
     settled_from,
     view_from,
 )
+from proxy.syndication.standing import DeadFilter, ErrorGroup, merged_errors
 
 # Tombstones of posts and answers to idempotency keys.
 TOMBSTONE_S: Final = 400 * 86400.0
 IDEMPOTENCY_S: Final = 86400.0
 BATCH: Final = 100
+# So many dead letters are counted at a time.
+_LOOKED_THROUGH: Final = 500
 # A reason is for people; it must not fill the store.
 MAX_REASON_CHARS: Final = 500
 
@@ -132,6 +135,27 @@ class JobQueue:
             return JobPage(jobs=(), cursor="")
         args = [site, status or "", group or "", cursor or "", limit]
         return page_from(await self.run("queue_list", args))
+
+    async def dead(
+        self, what: str, wanted: DeadFilter, place: str, limit: int
+    ) -> tuple[str, int, list[bytes]]:
+        """Dead letters that fit: `what` is list, count, retry or drop; `limit` are looked at from `place` on.
+
+        Returns where to go on ("" at the end), how many fit, and their JSON, or that of their counts.
+        """
+        from_ms, until_ms = wanted.died_from_ms, wanted.died_until_ms
+        args: list[Any] = [what, wanted.site, wanted.account, wanted.group, wanted.reason.lower()]
+        args += ["-inf" if from_ms is None else from_ms, "+inf" if until_ms is None else until_ms]
+        answer = await self.run("queue_dead", [*args, place, limit, self.max_post_age_ms])
+        return answer[0].decode(), answer[1], answer[2:]
+
+    async def errors(self, wanted: DeadFilter) -> tuple[ErrorGroup, ...]:
+        """The dead letters that fit, counted by account and reason; the most frequent first."""
+        place, _, groups = await self.dead("count", wanted, "", _LOOKED_THROUGH)
+        while place:
+            place, _, more = await self.dead("count", wanted, place, _LOOKED_THROUGH)
+            groups += more
+        return merged_errors(groups)
 
     async def cancel(self, job: str) -> JobView | None:
         """Cancel what has not been sent; the job as it is then, None if it is not known."""

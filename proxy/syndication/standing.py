@@ -105,10 +105,10 @@ def dead_letter_from(text: bytes) -> DeadLetter:
     )
 
 
-def merged_errors(pages: Sequence[Sequence[bytes]]) -> tuple[ErrorGroup, ...]:
-    """What queue_dead has counted page by page, as one list with the most frequent first."""
+def merged_errors(counts: Sequence[bytes]) -> tuple[ErrorGroup, ...]:
+    """What queue_dead has counted batch by batch, as one list with the most frequent first."""
     groups: dict[tuple[str, str], ErrorGroup] = {}
-    for text in (text for page in pages for text in page):
+    for text in counts:
         fields = json.loads(text)
         key = (fields["account"], fields["reason"])
         before = groups.get(key)
