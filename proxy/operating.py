@@ -17,8 +17,7 @@ from proxy.errors import OperationalError, PdsError, StoreRefused, StoreUnavaila
 from proxy.feeds.purge import Purges
 from proxy.feeds.shared import prefix_of
 from proxy.settings import Settings
-from proxy.store.datadir import socket_path
-from proxy.store.embedded import socket_url
+from proxy.store.datadir import socket_path, socket_url
 from proxy.store.link import Link
 from proxy.store.news import News
 from proxy.syntax import is_did
