@@ -9,7 +9,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from harness.pds import Directory, PdsServer
+from harness.proxy import feed, running_proxy
 from harness.queue import QueueOfTest, queue_on, submission
+from harness.waiting import until
 from proxy import cli
 
 HOSTILE = "\x1b]0;owned\x07[red]bold[/red] \u202egnol oot\u009b2J"
@@ -220,3 +223,43 @@ def test_a_store_that_does_not_answer_is_said_to(feedproxy, monkeypatch, tmp_pat
 )
 def test_a_purge_must_be_meant(feedproxy, arguments):
     assert feedproxy("purge", *arguments).code == 2
+
+
+async def test_accounts_are_checked_at_their_servers(feedproxy, tmp_path, monkeypatch):
+    async with Directory() as directory, PdsServer(directory) as pds:
+        pds.host("did:plc:main", "main.test", "the-password-of-main")
+        pds.host("did:plc:side", "side.test", "another password")
+        monkeypatch.setenv("FEEDPROXY_PLC_URL", directory.url)
+        monkeypatch.setenv("FEEDPROXY_UPSTREAM", directory.url)
+
+        async def checked(*arguments):
+            done = await asyncio.to_thread(feedproxy, "accounts", "check", *arguments, "--json")
+            return done.code, json.loads(done.out)
+
+        code, (main, side) = await checked()
+        assert (code, main) == (
+            1,
+            {"account": "main", "did": "did:plc:main", "pds": pds.url, "trouble": None},
+        )
+        assert side["trouble"] == "there is no password for side here"
+        # What has a session needs no other login, as long as its server takes it.
+        assert (await checked("main"))[0] == 0
+        pds.expire("did:plc:main")
+        assert (await checked("main"))[0] == 0
+        assert len(pds.calls("createSession")) == 1
+        monkeypatch.setenv("SIDE_PASSWORD", "not this one")
+        code, (side,) = await checked("side")
+        assert (code, "AuthenticationRequired" in side["trouble"]) == (1, True)
+
+
+async def test_a_purge_reaches_every_process(feedproxy, store, upstream, monkeypatch):
+    monkeypatch.setenv("FEEDPROXY_UPSTREAM", upstream.url)
+    async with running_proxy(upstream.url, store) as proxy:
+        for arguments in (("--actor", "alice.test"), ("--key", feed("alice.test")), ("--all",)):
+            await proxy.get(feed("alice.test"))
+            assert "hit" in (await proxy.get(feed("alice.test"))).headers["cache-status"]
+            known = proxy.web.reading.purges.known
+            done = await asyncio.to_thread(feedproxy, "purge", *arguments)
+            assert (done.code, done.out) == (0, "purged\n")
+            await until(lambda before=known: proxy.web.reading.purges.known > before)
+            assert "hit" not in (await proxy.get(feed("alice.test"))).headers["cache-status"]
