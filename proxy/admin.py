@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hmac
 import json
-import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
@@ -13,26 +11,21 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from proxy.clients import Trust
-from proxy.clock import Clock
 from proxy.errors import Rejected, StoreError
-from proxy.resilience.failures import FailureLimit
-from proxy.resilience.limiter import Rate
+from proxy.resilience.admin_token import AdminToken
 
 MAX_BODY_BYTES: Final = 64 * 1024
-# Wrong tokens of one client: ten at once, then one in ten seconds.
-_FAILURES: Final = Rate(per_s=0.1, burst=10)
 _HEADERS: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
 Handler = Callable[[Request], Awaitable[Mapping[str, Any]]]
 
 
 class AdminEdge:
-    """The edge of admin routes. `token` is the operator's; `trust` tells who is believed on who asks."""
+    """The edge of admin routes, which exist only with a `token`. `trust` tells who shows it."""
 
-    def __init__(self, token: str, clock: Clock, trust: Trust) -> None:
-        self._token = token.encode()
+    def __init__(self, token: AdminToken, trust: Trust) -> None:
+        self._token = token
         self._trust = trust
-        self._failures = FailureLimit(_FAILURES, clock)
 
     def route(self, path: str, handler: Handler, method: str) -> Route:
         """A route to `handler`: its answer as JSON, or what it raises of Rejected and StoreError."""
@@ -50,18 +43,9 @@ class AdminEdge:
         return Route(path, answer, methods=[method])
 
     def _check(self, request: Request) -> None:
-        """Raises Rejected for a wrong token, or after too many of them from there, whatever the token."""
         peer = request.client.host if request.client is not None else None
         client = self._trust.client_of(peer, request.headers.getlist("x-forwarded-for"))
-        if (wait_s := self._failures.wait_s(client)) > 0:
-            told = (("Retry-After", str(math.ceil(wait_s))),)
-            raise Rejected(429, "RateLimitExceeded", "too many wrong tokens", told)
-        scheme, _, given = request.headers.get("authorization", "").partition(" ")
-        if scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), self._token):
-            return
-        self._failures.count(client)
-        told = (("WWW-Authenticate", "Bearer"),)
-        raise Rejected(401, "AuthenticationRequired", "the admin token is wrong", told)
+        self._token.check(client, request.headers.get("authorization"))
 
 
 async def document_of(request: Request) -> Mapping[str, Any]:

@@ -46,6 +46,7 @@ from proxy.feeds.shared import SharedCache, prefix_of
 from proxy.feeds.wording import wording
 from proxy.ops.health import Finding
 from proxy.resilience.adaptive import AdaptivePolicy
+from proxy.resilience.admin_token import AdminToken
 from proxy.resilience.breaker import BreakerPolicy, Phase
 from proxy.resilience.fleet_gate import FleetGate
 from proxy.resilience.gate import GatePolicy, LocalGate
@@ -171,9 +172,10 @@ async def reading(
 
 def admin_routes(settings: Settings, clock: Clock, feeds: Reading, posts: Syndication) -> list[Route]:
     """What operators may do over HTTP; nothing without a token."""
-    if settings.admin_token is None:
+    token = AdminToken(settings.admin_token, clock)
+    if not token.is_set:
         return []
-    edge = AdminEdge(settings.admin_token.get_secret_value(), clock, Trust(settings.trusted_proxies))
+    edge = AdminEdge(token, Trust(settings.trusted_proxies))
     queue = QueueAdminRoutes(posts.controls(clock), lambda: posts.book.current, clock, edge)
     return [*PurgeRoutes(feeds.purges, feeds.service, edge).routes(), *queue.routes()]
 

@@ -25,8 +25,8 @@ def list_accounts(*, as_json: AsJson = False) -> None:
     async def work(desk: Desk) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         accounts = desk.posts.book.current.accounts
         identifiers = {name: account.identifier for name, account in accounts.items()}
-        standing = await desk.controls.standing(accounts)
-        return [account_line(each, identifiers) for each in standing.accounts], queue_report(standing)
+        overview = await desk.controls.overview(accounts)
+        return [account_line(each, identifiers) for each in overview.accounts], queue_report(overview)
 
     lines, queue = at_desk(work)
     if queue["emptied_at"]:

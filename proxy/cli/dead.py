@@ -14,7 +14,7 @@ from proxy.cli.jobs import MAX_LISTED, AsJson
 from proxy.cli.reach import Desk, at_desk
 
 if TYPE_CHECKING:
-    from proxy.syndication.standing import DeadFilter, DeadLetter, ErrorGroup
+    from proxy.syndication.overview import DeadFilter, DeadLetter, ErrorGroup
 
 app = typer.Typer(help="Posts that have failed for good on an account.", no_args_is_help=True)
 
@@ -108,7 +108,7 @@ def _handle(what: str, wanted: DeadFilter) -> None:
 def _filter(
     site: str, account: str, group: str, reason: str, older_than: str | None, newer_than: str | None
 ) -> DeadFilter:
-    from proxy.syndication.standing import DeadFilter
+    from proxy.syndication.overview import DeadFilter
 
     now_ms = round(time.time() * 1000)
     older_ms, newer_ms = _ms("--older-than", older_than), _ms("--newer-than", newer_than)
@@ -124,7 +124,7 @@ def _filter(
 
 def _meant(wanted: DeadFilter, *, everything: bool) -> DeadFilter:
     from proxy.errors import UsageError
-    from proxy.syndication.standing import DeadFilter
+    from proxy.syndication.overview import DeadFilter
 
     if everything != (wanted == DeadFilter()):
         raise UsageError("say which dead letters are meant, by a filter, or --all without one")

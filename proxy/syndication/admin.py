@@ -17,6 +17,7 @@ from proxy.syndication.controls import Controls
 from proxy.syndication.desk import JobView
 from proxy.syndication.job import Status
 from proxy.syndication.openapi import CURSOR
+from proxy.syndication.overview import DeadFilter
 from proxy.syndication.report import (
     account_line,
     dead_line,
@@ -25,7 +26,6 @@ from proxy.syndication.report import (
     job_report,
     queue_report,
 )
-from proxy.syndication.standing import DeadFilter
 
 _FILTERS: Final = ("site", "account", "group", "reason", "older_than_s", "newer_than_s")
 _PAGES: Final = ("cursor", "limit")
@@ -65,9 +65,9 @@ class QueueAdminRoutes:
     async def _queue(self, _request: Request) -> Mapping[str, Any]:
         accounts = self._accounts().accounts
         identifiers = {name: account.identifier for name, account in accounts.items()}
-        standing = await self._controls.standing(accounts)
-        lines = [account_line(each, identifiers) for each in standing.accounts]
-        return {**queue_report(standing), "accounts": lines}
+        overview = await self._controls.overview(accounts)
+        lines = [account_line(each, identifiers) for each in overview.accounts]
+        return {**queue_report(overview), "accounts": lines}
 
     async def _pause(self, request: Request) -> Mapping[str, Any]:
         account = self._account(await document_of(request))

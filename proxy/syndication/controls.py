@@ -7,16 +7,16 @@ from typing import Final
 
 from proxy.syndication.desk import JobPage, JobView
 from proxy.syndication.job import Status
-from proxy.syndication.queue import JobQueue
-from proxy.syndication.standing import (
-    AccountStanding,
+from proxy.syndication.overview import (
+    AccountOverview,
     DeadFilter,
     DeadPage,
     ErrorGroup,
-    Standing,
+    Overview,
     dead_letter_from,
-    standing_from,
+    overview_from,
 )
+from proxy.syndication.queue import JobQueue
 
 # So many dead letters one script looks at: it holds up the others for a few milliseconds at most.
 _AT_A_TIME: Final = 100
@@ -53,22 +53,22 @@ class Controls:
     async def resume(self, account: str) -> None:
         """End the pause of `account`; if its breaker or a refused login has closed it, it is tried again."""
         await self._queue.pause(account, paused=False)
-        (standing,) = (await self.standing([account])).accounts
-        if standing.gate_reason in _OPENED_BY_HAND:
-            await self._forgive_refused([standing])
+        (overview,) = (await self.overview([account])).accounts
+        if overview.gate_reason in _OPENED_BY_HAND:
+            await self._forgive_refused([overview])
             await self._queue.open_gate(account)
 
-    async def standing(self, accounts: Iterable[str]) -> Standing:
+    async def overview(self, accounts: Iterable[str]) -> Overview:
         """How the queue and `accounts` stand."""
-        return await self._standing([(account, "", "") for account in accounts])
+        return await self._overview([(account, "", "") for account in accounts])
 
-    async def job(self, job: str) -> tuple[JobView, Standing] | None:
+    async def job(self, job: str) -> tuple[JobView, Overview] | None:
         """The job, and how its accounts stand with it; None if it is not known."""
         view = await self._queue.read(job)
         if view is None:
             return None
         asked = [(delivery.account, delivery.id, delivery.did) for delivery in view.deliveries]
-        return view, await self._standing(asked)
+        return view, await self._overview(asked)
 
     async def jobs(
         self, site: str, *, status: Status | None, group: str | None, cursor: str | None, limit: int
@@ -100,7 +100,7 @@ class Controls:
     async def retry_dead(self, wanted: DeadFilter) -> AsyncIterator[int]:
         """Try again what fits, the oldest first; yields how many were, batch by batch."""
         accounts = sorted({group.account for group in await self._queue.errors(wanted)})
-        await self._forgive_refused((await self.standing(accounts)).accounts)
+        await self._forgive_refused((await self.overview(accounts)).accounts)
         async for count in self._each("retry", wanted):
             yield count
 
@@ -117,12 +117,12 @@ class Controls:
             if not place:
                 return
 
-    async def _standing(self, asked: Iterable[tuple[str, str, str]]) -> Standing:
+    async def _overview(self, asked: Iterable[tuple[str, str, str]]) -> Overview:
         flat = [part for each in asked for part in each]
-        return standing_from(await self._queue.run("queue_accounts", [self._queue.lease_ms, *flat]))
+        return overview_from(await self._queue.run("queue_accounts", [self._queue.lease_ms, *flat]))
 
-    async def _forgive_refused(self, accounts: Iterable[AccountStanding]) -> None:
+    async def _forgive_refused(self, accounts: Iterable[AccountOverview]) -> None:
         # Before anything opens, or else a worker could find the refusal that is to be forgotten.
-        for standing in accounts:
-            if standing.gate_reason == "credentials":
-                await self._forgive(standing.account)
+        for overview in accounts:
+            if overview.gate_reason == "credentials":
+                await self._forgive(overview.account)

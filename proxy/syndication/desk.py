@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from proxy.syndication.job import Delivery, Job, Status
-from proxy.syndication.standing import DeadFilter, ErrorGroup
+from proxy.syndication.overview import DeadFilter, ErrorGroup
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

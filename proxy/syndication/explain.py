@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from proxy.syndication.job import LIVE, Delivery, DeliveryState
-from proxy.syndication.standing import AccountStanding, Standing
+from proxy.syndication.overview import AccountOverview, Overview
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,16 +22,16 @@ class Cause:
     sentence: str
 
 
-def why_waiting(delivery: Delivery, standing: Standing) -> tuple[Cause, ...]:
+def why_waiting(delivery: Delivery, overview: Overview) -> tuple[Cause, ...]:
     """What `delivery` waits for, what lasts longest last; nothing if it is over."""
     if delivery.state not in LIVE:
         return ()
-    account = next((each for each in standing.accounts if each.account == delivery.account), None)
+    account = next((each for each in overview.accounts if each.account == delivery.account), None)
     if account is None:
         return ()
     if delivery.state is DeliveryState.ACTIVE:
         return (Cause(code="sending", until_ms=0, sentence=f"{delivery.worker} is working on it"),)
-    causes = [*_own(delivery), *_of_account(account, standing.now_ms), *_of_workers(account, standing)]
+    causes = [*_own(delivery), *_of_account(account, overview.now_ms), *_of_workers(account, overview)]
     if not causes or (delivery.state is DeliveryState.READY and account.place > 0):
         causes.insert(0, _turn(account))
     return tuple(causes)
@@ -51,7 +51,7 @@ def _own(delivery: Delivery) -> Iterator[Cause]:
     )
 
 
-def _of_account(account: AccountStanding, now_ms: int) -> Iterator[Cause]:
+def _of_account(account: AccountOverview, now_ms: int) -> Iterator[Cause]:
     name, reason = account.account, account.gate_reason
     if reason == "breaker":
         sentence = f"the server of {name} failed {account.failures} times in a row; then one post tries it"
@@ -73,11 +73,11 @@ def _of_account(account: AccountStanding, now_ms: int) -> Iterator[Cause]:
         yield Cause(code="account_paused", until_ms=-1, sentence=sentence)
 
 
-def _of_workers(account: AccountStanding, standing: Standing) -> Iterator[Cause]:
-    if standing.paused:
+def _of_workers(account: AccountOverview, overview: Overview) -> Iterator[Cause]:
+    if overview.paused:
         sentence = "everything is paused; `feedproxy resume` ends that"
         yield Cause(code="paused", until_ms=-1, sentence=sentence)
-    if not standing.workers:
+    if not overview.workers:
         sentence = "no worker is running: start `feedproxy serve` or `feedproxy worker`"
         yield Cause(code="no_worker", until_ms=0, sentence=sentence)
     elif not account.workers and account.gate_reason != "credentials":
@@ -85,7 +85,7 @@ def _of_workers(account: AccountStanding, standing: Standing) -> Iterator[Cause]
         yield Cause(code="unknown_account", until_ms=0, sentence=sentence)
 
 
-def _turn(account: AccountStanding) -> Cause:
+def _turn(account: AccountOverview) -> Cause:
     under_way = ", behind one that is being sent" if account.active else ""
     place = (
         f"number {account.place + 1} of {account.waiting}" if account.place >= 0 else "about to get a place"

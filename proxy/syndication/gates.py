@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from proxy.clock import Clock
 from proxy.syndication.desk import Desk, Enqueued, JobPage, JobView, Submission
 from proxy.syndication.job import Status
-from proxy.syndication.standing import DeadFilter, ErrorGroup
+from proxy.syndication.overview import DeadFilter, ErrorGroup
 
 
 class GateKeeper:

@@ -17,6 +17,7 @@ from proxy.syndication.attempt import Published
 from proxy.syndication.desk import Desk, Enqueued, JobView, Submission, Verdict
 from proxy.syndication.durability import Durability
 from proxy.syndication.job import Job, Status
+from proxy.syndication.overview import DeadFilter
 from proxy.syndication.post import MAX_POST_BYTES, Post, Skip, host_allowed, parse_post, skip_reason
 from proxy.syndication.problems import problem_of
 from proxy.syndication.refusals import (
@@ -30,7 +31,6 @@ from proxy.syndication.refusals import (
 )
 from proxy.syndication.report import error_lines
 from proxy.syndication.shown import Shower, is_over, is_stuck, remembered_records
-from proxy.syndication.standing import DeadFilter
 from proxy.syntax import at_uri_authority, is_did
 from proxy.tenants import Account, Site
 

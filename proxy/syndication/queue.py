@@ -18,6 +18,7 @@ from proxy.store.scripts import steps
 from proxy.syndication.desk import Enqueued, JobPage, JobView, Submission
 from proxy.syndication.job import FORMAT, Status, retry_delay_s
 from proxy.syndication.news import News
+from proxy.syndication.overview import DeadFilter, ErrorGroup, merged_errors
 from proxy.syndication.queue_answers import (
     Leased,
     Promoted,
@@ -30,7 +31,6 @@ from proxy.syndication.queue_answers import (
     settled_from,
     view_from,
 )
-from proxy.syndication.standing import DeadFilter, ErrorGroup, merged_errors
 
 # Tombstones of posts and answers to idempotency keys.
 TOMBSTONE_S: Final = 400 * 86400.0

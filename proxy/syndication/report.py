@@ -9,8 +9,8 @@ from typing import Any
 from proxy.syndication.desk import JobView
 from proxy.syndication.explain import why_waiting
 from proxy.syndication.job import Delivery, job_status
+from proxy.syndication.overview import AccountOverview, DeadLetter, ErrorGroup, Overview
 from proxy.syndication.post import instant_text
-from proxy.syndication.standing import AccountStanding, DeadLetter, ErrorGroup, Standing
 
 
 def job_line(view: JobView) -> dict[str, Any]:
@@ -28,13 +28,13 @@ def job_line(view: JobView) -> dict[str, Any]:
     }
 
 
-def job_report(view: JobView, standing: Standing) -> dict[str, Any]:
+def job_report(view: JobView, overview: Overview) -> dict[str, Any]:
     """A job with all that is known of it, and why it waits if it does."""
     return {
         **job_line(view),
         "revision": view.job.revision,
         "finished_at": instant(view.job.finished_at_ms),
-        "accounts": [_delivery(delivery, standing) for delivery in view.deliveries],
+        "accounts": [_delivery(delivery, overview) for delivery in view.deliveries],
     }
 
 
@@ -65,27 +65,27 @@ def error_lines(groups: Sequence[ErrorGroup]) -> list[dict[str, Any]]:
     ]
 
 
-def account_line(standing: AccountStanding, identifiers: Mapping[str, str]) -> dict[str, Any]:
+def account_line(overview: AccountOverview, identifiers: Mapping[str, str]) -> dict[str, Any]:
     """An account in a list; `identifiers` are those of feedproxy.toml by name."""
     return {
-        "account": standing.account,
-        "identifier": identifiers.get(standing.account),
-        "state": _state(standing),
-        "until": instant(standing.gate_until_ms),
-        "waiting": standing.waiting,
-        "sending": standing.active.partition(":")[0] or None,
-        "failures_in_a_row": standing.failures,
-        "workers": standing.workers,
+        "account": overview.account,
+        "identifier": identifiers.get(overview.account),
+        "state": _state(overview),
+        "until": instant(overview.gate_until_ms),
+        "waiting": overview.waiting,
+        "sending": overview.active.partition(":")[0] or None,
+        "failures_in_a_row": overview.failures,
+        "workers": overview.workers,
     }
 
 
-def queue_report(standing: Standing) -> dict[str, Any]:
+def queue_report(overview: Overview) -> dict[str, Any]:
     """How the whole queue stands."""
     return {
-        "paused": standing.paused,
-        "paused_at": instant(standing.paused_at_ms),
-        "emptied_at": instant(standing.emptied_at_ms),
-        "workers": standing.workers,
+        "paused": overview.paused,
+        "paused_at": instant(overview.paused_at_ms),
+        "emptied_at": instant(overview.emptied_at_ms),
+        "workers": overview.workers,
     }
 
 
@@ -94,14 +94,14 @@ def instant(at_ms: int) -> str | None:
     return instant_text(datetime.fromtimestamp(at_ms / 1000, UTC)) if at_ms > 0 else None
 
 
-def _state(standing: AccountStanding) -> str:
-    if standing.paused:
+def _state(overview: AccountOverview) -> str:
+    if overview.paused:
         return "paused"
-    return standing.gate_reason or "open"
+    return overview.gate_reason or "open"
 
 
-def _delivery(delivery: Delivery, standing: Standing) -> dict[str, Any]:
-    account = next((each for each in standing.accounts if each.account == delivery.account), None)
+def _delivery(delivery: Delivery, overview: Overview) -> dict[str, Any]:
+    account = next((each for each in overview.accounts if each.account == delivery.account), None)
     place = account.place if account is not None else -1
     return {
         "account": delivery.account,
@@ -117,6 +117,6 @@ def _delivery(delivery: Delivery, standing: Standing) -> dict[str, Any]:
         "position": place + 1 if place >= 0 else None,
         "waiting_for": [
             {"code": cause.code, "until": instant(cause.until_ms), "sentence": cause.sentence}
-            for cause in why_waiting(delivery, standing)
+            for cause in why_waiting(delivery, overview)
         ],
     }

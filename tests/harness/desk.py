@@ -11,7 +11,7 @@ from harness.clock import FakeClock
 from proxy.errors import StoreError
 from proxy.syndication.desk import Enqueued, JobPage, JobView, Submission, Verdict
 from proxy.syndication.job import Delivery, DeliveryState, Job, Status, job_status
-from proxy.syndication.standing import DeadFilter, ErrorGroup
+from proxy.syndication.overview import DeadFilter, ErrorGroup
 
 
 class MemoryDesk:

@@ -8,7 +8,7 @@ from harness.queue import DAY_S, queue_on, sound_queue, submission
 from harness.redis_servers import KINDS, redis_server
 from proxy.syndication.controls import Controls
 from proxy.syndication.job import DeliveryState, Status
-from proxy.syndication.standing import DeadFilter
+from proxy.syndication.overview import DeadFilter
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -122,9 +122,9 @@ async def test_paused_everything_hands_out_nothing_and_loses_no_order(queue, con
     assert await queue.take("w1", 10) == []
     view = await queue.read(leased.job.id)
     assert view.gates == {"main": ("paused", -1), "side": ("paused", -1)}
-    standing = await controls.standing(["main"])
-    assert (standing.paused, standing.accounts[0].waiting) == (True, 3)
-    assert standing.paused_at_ms <= standing.now_ms
+    overview = await controls.overview(["main"])
+    assert (overview.paused, overview.accounts[0].waiting) == (True, 3)
+    assert overview.paused_at_ms <= overview.now_ms
     assert (await queue.reconcile())[1] == []
     assert stored.faults() == []
 
@@ -186,13 +186,13 @@ async def test_a_flush_is_told(queue, controls, stored):
     stored.delete_all()
     after, lost, paused = await queue.mark(mark)
     assert (after != mark, lost, paused) == (True, True, False)
-    standing = await controls.standing([])
-    assert (standing.paused, standing.emptied_at_ms > 0) == (False, True)
+    overview = await controls.overview([])
+    assert (overview.paused, overview.emptied_at_ms > 0) == (False, True)
     # Whoever starts later knows of nothing that was lost, and does not take back what others have told.
     assert await queue.mark("") == (after, False, False)
-    assert (await controls.standing([])).emptied_at_ms == standing.emptied_at_ms
+    assert (await controls.overview([])).emptied_at_ms == overview.emptied_at_ms
     await controls.resume_all()
-    assert (await controls.standing([])).emptied_at_ms == 0
+    assert (await controls.overview([])).emptied_at_ms == 0
 
 
 # Dead letters.
@@ -215,7 +215,7 @@ async def test_dead_letters_are_listed_by_what_is_asked_for(queue, controls, sto
     assert await found(group="autumn") == old[1:]
     assert await found(reason="too long") == old[:1]
     assert await found(reason="%") == []
-    now_ms = (await controls.standing([])).now_ms
+    now_ms = (await controls.overview([])).now_ms
     assert await found(died_until_ms=now_ms - DAY_S * 1000) == old
     assert await found(died_from_ms=now_ms - DAY_S * 1000) == ["bad word-news-main-0"]
     (letter,) = (await controls.dead(DeadFilter(account="side"))).letters

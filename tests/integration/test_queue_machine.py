@@ -21,8 +21,8 @@ from proxy.store.queue_store import connect_queue
 from proxy.syndication.controls import Controls
 from proxy.syndication.desk import Verdict
 from proxy.syndication.job import TRANSITIONS, Action, DeliveryState, Event, retry_delay_s
+from proxy.syndication.overview import DeadFilter
 from proxy.syndication.queue import JobQueue
-from proxy.syndication.standing import DeadFilter
 
 BREAKER = AccountBreakerPolicy(threshold=POLICY.breaker_threshold, cooldown_s=POLICY.breaker_cooldown_s)
 ACCOUNTS = ("a", "b")

@@ -8,12 +8,12 @@ import pytest
 
 from proxy.syndication.explain import why_waiting
 from proxy.syndication.job import Delivery, DeliveryState
-from proxy.syndication.standing import AccountStanding, Standing
+from proxy.syndication.overview import AccountOverview, Overview
 
 NOW_MS = 1_800_000_000_000
 LATER_MS = NOW_MS + 60_000
 READY = Delivery(job="job_1", account="main", site="blog", state=DeliveryState.READY)
-OPEN = AccountStanding(
+OPEN = AccountOverview(
     account="main",
     paused=False,
     gate_reason="",
@@ -27,7 +27,7 @@ OPEN = AccountStanding(
     waiting=3,
     place=0,
 )
-QUEUE = Standing(now_ms=NOW_MS, paused=False, paused_at_ms=0, emptied_at_ms=0, workers=2, accounts=())
+QUEUE = Overview(now_ms=NOW_MS, paused=False, paused_at_ms=0, emptied_at_ms=0, workers=2, accounts=())
 
 
 def told(delivery=READY, account=OPEN, queue=QUEUE):

@@ -9,7 +9,7 @@ from typing import Any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AccountStanding:
+class AccountOverview:
     """How an account stands in the queue. Instants in ms since 1970; 0 is "none"."""
 
     account: str
@@ -27,7 +27,7 @@ class AccountStanding:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
+class Overview:
     """How the queue stands at `now_ms` of the store's clock."""
 
     now_ms: int
@@ -35,7 +35,7 @@ class Standing:
     paused_at_ms: int
     emptied_at_ms: int  # when it was noticed that the store had lost everything; 0 once somebody has acted
     workers: int
-    accounts: tuple[AccountStanding, ...]
+    accounts: tuple[AccountOverview, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,12 +82,12 @@ class DeadPage:
     cursor: str
 
 
-def standing_from(text: bytes) -> Standing:
+def overview_from(text: bytes) -> Overview:
     """What queue_accounts answers."""
     document = json.loads(text)
     # An empty table of Lua is an object.
     accounts = document["accounts"] or []
-    return Standing(
+    return Overview(
         now_ms=int(document["now_ms"]),
         paused=bool(document["paused"]),
         paused_at_ms=int(document["paused_at_ms"]),
@@ -121,8 +121,8 @@ def merged_errors(counts: Sequence[bytes]) -> tuple[ErrorGroup, ...]:
     return tuple(sorted(groups.values(), key=lambda group: (-group.count, group.account, group.reason)))
 
 
-def _account_from(fields: Mapping[str, Any]) -> AccountStanding:
-    return AccountStanding(
+def _account_from(fields: Mapping[str, Any]) -> AccountOverview:
+    return AccountOverview(
         account=fields["account"],
         paused=bool(fields["paused"]),
         gate_reason=fields["gate_reason"],
