@@ -16,18 +16,18 @@ from collections.abc import (
     Collection,
     Coroutine,
     Mapping,
-    Sequence,
 )
 from dataclasses import dataclass, replace
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, Final
 
 import httpx
-from starlette.routing import BaseRoute, Mount
+from starlette.routing import BaseRoute, Mount, Route
 
+from proxy.admin import AdminEdge
 from proxy.bluesky.appview import AppView, RetryPolicy
 from proxy.bluesky.identity import Identities
-from proxy.bluesky.pds import Pds
+from proxy.bluesky.pds import Observe, Pds
 from proxy.bluesky.pins import Pins
 from proxy.bluesky.sessions import Sessions
 from proxy.bluesky.transport import DeadlineTransport
@@ -36,7 +36,7 @@ from proxy.clients import Trust
 from proxy.clock import Clock
 from proxy.errors import PdsError, UsageError
 from proxy.feeds.actors import Actors
-from proxy.feeds.admin import AdminRoutes
+from proxy.feeds.admin import PurgeRoutes
 from proxy.feeds.changes import Changes, Herald, herald_of
 from proxy.feeds.counting import ReadTally
 from proxy.feeds.failing import FIRST_S, FailingKeys
@@ -57,6 +57,7 @@ from proxy.feeds.shared import SharedCache, channel_of, prefix_of
 from proxy.feeds.wording import wording
 from proxy.instruments import Instruments
 from proxy.ops.report import ReadReport, StoreReport
+from proxy.resilience.adaptive import AdaptivePolicy
 from proxy.resilience.admin_token import AdminToken
 from proxy.resilience.breaker import BreakerPolicy
 from proxy.resilience.counting import CountedGate
@@ -72,8 +73,10 @@ from proxy.store.persistence import persistence_of
 from proxy.store.queue_store import TIMEOUT_S, QueueStore
 from proxy.store.servers import servers_of
 from proxy.syndication.accounts import AccountBook, TokenCheck
+from proxy.syndication.admin import QueueAdminRoutes
 from proxy.syndication.announcing import Announcing, Changed
 from proxy.syndication.attempt import Publish
+from proxy.syndication.controls import Controls
 from proxy.syndication.counting import CountedPublish
 from proxy.syndication.direct import DirectPublisher
 from proxy.syndication.durability import Durability
@@ -83,6 +86,7 @@ from proxy.syndication.preparing import Preparer
 from proxy.syndication.publisher import Publisher
 from proxy.syndication.queue import JobQueue, QueuePolicy
 from proxy.syndication.routes import SyndicationRoutes
+from proxy.syndication.slots import Slots
 from proxy.syndication.waiting import Waiters, WaitPolicy
 from proxy.syndication.worker import Worker, WorkerPolicy
 from proxy.tally import Tally
@@ -111,7 +115,6 @@ class Reading:
     hits: Hits
     rules: Rules
     route: Mount
-    admin: Sequence[BaseRoute]
     store: Store
     link: Link
     gate: FleetGate
@@ -141,7 +144,6 @@ async def reading(
     settings: Settings,
     clock: Clock,
     instruments: Instruments,
-    admin_token: AdminToken,
     *,
     patience_s: float = PATIENCE_S,
 ) -> AsyncIterator[Reading]:
@@ -150,7 +152,7 @@ async def reading(
     policy = policy_of(settings, rules)
     draw = random.Random()  # noqa: S311  (jitter, not secrets)
     async with contextlib.AsyncExitStack() as stack:
-        store = _store(settings, clock)
+        store = store_of(settings, clock)
         stack.push_async_callback(store.aclose)
         link = Link(store, patience_s=patience_s)
         stack.push_async_callback(link.aclose)
@@ -167,7 +169,7 @@ async def reading(
             changed=changes.note,
         )
         client = await stack.enter_async_context(
-            _client(
+            client_of(
                 settings,
                 instruments.transport(
                     DeadlineTransport(clock, max_connections=settings.upstream_concurrency),
@@ -220,7 +222,6 @@ async def reading(
             hits=hits,
             rules=rules,
             route=Mount("/xrpc", FeedRoutes(service, actors, replies, hits, reads, manner, trust, clock)),
-            admin=AdminRoutes(purges, service, admin_token, trust).routes(),
             store=store,
             link=link,
             gate=gate,
@@ -235,11 +236,22 @@ async def reading(
 async def telling_of_changes(settings: Settings, clock: Clock) -> AsyncIterator[Changed]:
     """What a process without feeds needs to have others look again at theirs."""
     async with contextlib.AsyncExitStack() as stack:
-        store = _store(settings, clock)
+        store = store_of(settings, clock)
         stack.push_async_callback(store.aclose)
         herald = herald_of(settings, store.run)
         stack.push_async_callback(herald.aclose)
         yield herald.tell
+
+
+def admin_routes(
+    settings: Settings, clock: Clock, feeds: Reading, posts: Syndication, token: AdminToken
+) -> list[Route]:
+    """What operators may do over HTTP; nothing without a token."""
+    if not token.is_set:
+        return []
+    edge = AdminEdge(token, Trust(settings.trusted_proxies))
+    queue = QueueAdminRoutes(posts.controls(clock), lambda: posts.book.current, clock, edge)
+    return [*PurgeRoutes(feeds.purges, feeds.service, edge).routes(), *queue.routes()]
 
 
 def widget_routes(settings: Settings, feeds: Reading) -> list[BaseRoute]:
@@ -263,7 +275,9 @@ class Syndication:
     book: AccountBook
     pins: Pins
     sessions: Sessions
-    publish: Publish
+    publisher: Publisher
+    publish: Publish  # by it, and told to who wants to know
+    observers: list[Observe]  # of what is asked of PDSs
     store_config: Callable[[], Awaitable[Mapping[str, str]]]
     instruments: Instruments
 
@@ -277,7 +291,7 @@ class Syndication:
             IntakePolicy(max_post_age_s=settings.max_post_age_days * _DAY_S, base=settings.public_url or ""),
             durability=Durability(self.store_config, clock),
             known_did=self._known_did,
-            forgive=lambda account: self._forgive(account, clock.steady() + _FORGIVE_S),
+            forgive=lambda account: self._forgive(account, clock),
             publish_now=DirectPublisher(
                 self.publish, self.sessions, lambda: self.book.current, clock, closed=desk.closed
             ),
@@ -297,10 +311,23 @@ class Syndication:
         policy = WorkerPolicy(concurrency=settings.worker_concurrency, lease_s=settings.lease_s)
         name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:12]}"
         draw = random.Random().random  # noqa: S311  (jitter, not secrets)
-        publish = CountedPublish(self.publish, self.instruments, clock)
-        worker = Worker(self.queue, publish, self.fingerprints, clock, policy, name=name, draw=draw)
-        self.instruments.tally.gauge("feedproxy_pool_size", read=lambda: policy.concurrency)
-        self.instruments.tally.gauge("feedproxy_pool_busy", read=lambda: worker.in_flight)
+        slots = Slots(AdaptivePolicy(ceiling=settings.worker_concurrency), clock)
+        self.observers.append(slots.heard)
+        worker = Worker(
+            self.queue,
+            CountedPublish(self.publish, self.instruments, clock),
+            self.fingerprints,
+            clock,
+            policy,
+            name=name,
+            draw=draw,
+            slots=slots,
+            home=self.publisher.home,
+        )
+        tally = self.instruments.tally
+        tally.gauge("feedproxy_pool_size", read=lambda: policy.concurrency)
+        tally.gauge("feedproxy_pool_busy", read=lambda: worker.in_flight)
+        tally.gauge("feedproxy_pool_host_limit", read=slots.least_limit)
         return worker
 
     def fingerprints(self) -> Mapping[str, str]:
@@ -312,10 +339,19 @@ class Syndication:
     async def _known_did(self, account: Account) -> str:
         return await self.pins.known(account.identifier)
 
-    async def _forgive(self, account: Account, deadline: float) -> None:
+    def controls(self, clock: Clock) -> Controls:
+        """What operators may do to the queue."""
+
+        async def forgive(name: str) -> None:
+            if (account := self.book.current.accounts.get(name)) is not None:
+                await self._forgive(account, clock)
+
+        return Controls(self.queue, forgive)
+
+    async def _forgive(self, account: Account, clock: Clock) -> None:
         # Of an account that nobody can find no login was refused.
         with contextlib.suppress(PdsError):
-            await self.sessions.forgive(account, deadline)
+            await self.sessions.forgive(account, clock.steady() + _FORGIVE_S)
 
 
 @contextlib.asynccontextmanager
@@ -325,10 +361,13 @@ async def syndicating(
     environ: Mapping[str, str],
     instruments: Instruments,
     changed: Changed,
+    *,
+    prepare: bool = True,
 ) -> AsyncIterator[Syndication]:
     """Everything that posts need; `changed` hears of accounts whose posts have changed.
 
-    Until the first post nothing is sent but questions of who accounts are.
+    Until the first post nothing is sent but questions of who accounts are; with `prepare`, these are asked
+    ahead of posts.
     """
     if settings.redis_url is None:
         raise UsageError("FEEDPROXY_REDIS_URL is not set, and there is no embedded store in this process")
@@ -341,26 +380,31 @@ async def syndicating(
         connections = settings.worker_concurrency + _SPARE_CONNECTIONS
         transport = DeadlineTransport(clock, max_connections=connections)
         client = await stack.enter_async_context(
-            _client(settings, instruments.transport(transport, "feedproxy_pds"))
+            client_of(settings, instruments.transport(transport, "feedproxy_pds"))
         )
         wire = Wire(client, clock)
         rate = Rate(per_s=settings.pds_rps, burst=settings.pds_burst)
         alone = LocalPace(replace(rate, per_s=rate.per_s * settings.degraded_share), clock)
-        pds = Pds(wire, SharedPace(store, rate, alone, clock, prefix=prefix), clock)
+        observers: list[Observe] = []
+        pace = SharedPace(store, rate, alone, clock, prefix=prefix)
+        pds = Pds(wire, pace, clock, observers=observers)
         identities = Identities(wire, clock, plc_url=settings.plc_url, resolver_url=settings.upstream)
         pins = Pins(store, identities, prefix=prefix)
         sessions = Sessions(store, pds, identities, pins, clock, prefix=prefix)
         queue = JobQueue(store, clock, _queue_policy(settings), namespace=settings.namespace)
         stack.push_async_callback(queue.aclose)
         draw = random.Random().random  # noqa: S311  (jitter, not secrets)
-        await stack.enter_async_context(Preparer(book, pins, sessions, clock, draw=draw).working())
+        if prepare:
+            await stack.enter_async_context(Preparer(book, pins, sessions, clock, draw=draw).working())
         publisher = Publisher(sessions, pds, identities, lambda: book.current, clock)
         yield Syndication(
             queue=queue,
             book=book,
             pins=pins,
             sessions=sessions,
+            publisher=publisher,
             publish=Announcing(publisher, lambda: book.current, changed),
+            observers=observers,
             store_config=persistence_of(servers, prefix),
             instruments=instruments,
         )
@@ -378,16 +422,18 @@ def _queue_policy(settings: Settings) -> QueuePolicy:
     )
 
 
-def _store(settings: Settings, clock: Clock) -> Store:
+def store_of(settings: Settings, clock: Clock) -> Store:
+    """The store of cache, limiter and leases."""
     url = settings.store_url
     if url is None:
         raise UsageError("FEEDPROXY_REDIS_URL is not set, and there is no embedded store in this process")
     return connect(url, clock)
 
 
-def _client(
+def client_of(
     settings: Settings, transport: httpx.AsyncBaseTransport, *, base_url: str = ""
 ) -> httpx.AsyncClient:
+    """The HTTP client of a process."""
     contact = f" ({settings.contact})" if settings.contact else ""
     return httpx.AsyncClient(
         base_url=base_url,

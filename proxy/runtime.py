@@ -29,6 +29,7 @@ from proxy.clock import Clock, SystemClock
 from proxy.composition import (
     Reading,
     Syndication,
+    admin_routes,
     reading,
     syndicating,
     telling_of_changes,
@@ -100,7 +101,7 @@ async def web_app(
     """The application of a web process, open for as long as the block lasts. `patience_s`: see `reading`."""
     instruments, token = process.instruments(clock), AdminToken(settings.admin_token, clock)
     async with (
-        reading(settings, clock, instruments, token, patience_s=patience_s) as feeds,
+        reading(settings, clock, instruments, patience_s=patience_s) as feeds,
         syndicating(settings, clock, os.environ, instruments, feeds.changed) as posts,
         observing(settings, clock, process, instruments, token, posts=posts, feeds=feeds) as observed,
     ):
@@ -108,7 +109,7 @@ async def web_app(
             [
                 *observed.routes(),
                 feeds.route,
-                *feeds.admin,
+                *admin_routes(settings, clock, feeds, posts, token),
                 *posts.routes(settings, clock, process.stopping),
                 *widget_routes(settings, feeds),
             ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -37,6 +37,11 @@ _GONE: Final = "Could not find "
 _TRY_AGAIN: Final = frozenset({408, 425})
 # For how long nobody asks when a 429 does not say.
 _DEFAULT_WAIT_S: Final = 60.0
+
+_LOGIN: Final = "com.atproto.server.createSession"
+
+# Is told of each request: host, status (None: no answer came), the steady instant at which it was sent.
+Observe = Callable[[str, int | None, float], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,16 +80,16 @@ class Pds:
     instants. Nothing may cancel a call.
     """
 
-    def __init__(self, wire: Wire, pace: Pace, clock: Clock) -> None:
+    def __init__(self, wire: Wire, pace: Pace, clock: Clock, *, observers: Sequence[Observe] = ()) -> None:
         self._wire = wire
         self._pace = pace
         self._clock = clock
+        self._observers = observers
 
     async def create_session(self, pds: str, *, did: str, password: SecretStr, deadline: float) -> Tokens:
         """Log in. Each one counts against a small budget of the account, successes too."""
         content = _json({"identifier": did, "password": password.get_secret_value()})
-        method = "com.atproto.server.createSession"
-        answer = await self._send("POST", pds, method, did, deadline, content=content)
+        answer = await self._send("POST", pds, _LOGIN, did, deadline, content=content)
         try:
             return _tokens(_checked(answer, pds, quote=False), pds)
         except (PdsRejected, TokenRefused) as error:
@@ -99,6 +104,11 @@ class Pds:
             return _tokens(_checked(answer, pds, quote=False), pds)
         except PdsRejected as error:
             raise TokenRefused(str(error)) from None
+
+    async def check_session(self, pds: str, *, did: str, access: SecretStr, deadline: float) -> None:
+        """See whether the PDS takes the token."""
+        method = "com.atproto.server.getSession"
+        _checked(await self._send("GET", pds, method, did, deadline, token=access), pds, quote=False)
 
     async def put_record(
         self,
@@ -217,25 +227,37 @@ class Pds:
         content: bytes | None = None,
         params: Mapping[str, str] | None = None,
     ) -> Answer:
-        await wait_for_turn(self._pace, _host(pds), did, clock=self._clock, deadline=deadline)
-        answer = await self._wire.send(
-            http_method,
-            f"{pds}/xrpc/{nsid}",
-            deadline=deadline,
-            params=params,
-            token=None if token is None else token.get_secret_value(),
-            content=content,
-        )
+        await wait_for_turn(self._pace, host_of(pds), did, clock=self._clock, deadline=deadline)
+        sent_at = self._clock.steady()
+        try:
+            answer = await self._wire.send(
+                http_method,
+                f"{pds}/xrpc/{nsid}",
+                deadline=deadline,
+                params=params,
+                token=None if token is None else token.get_secret_value(),
+                content=content,
+            )
+        except PdsUnreachable as error:
+            if error.sent:
+                self._tell(pds, None, sent_at)
+            raise
         # The budget of logins is small and apart from the others: it holds up logins only.
-        if answer.wait_s and nsid != "com.atproto.server.createSession":
+        if answer.status != 429 or nsid != _LOGIN:
+            self._tell(pds, answer.status, sent_at)
+        if answer.wait_s and nsid != _LOGIN:
             await self._pace.pause(did, answer.wait_s)
         return answer
+
+    def _tell(self, pds: str, status: int | None, sent_at: float) -> None:
+        for observe in self._observers:
+            observe(host_of(pds), status, sent_at)
 
 
 def failure(answer: Answer, pds: str, *, quote: bool = True) -> PdsError:
     """The error that an answer which is none amounts to. `quote`: whether its message may be shown."""
     said = f": {answer.message}" if quote and answer.message else ""
-    told = f"{_host(pds)} answered {answer.status} {answer.error}".rstrip() + said
+    told = f"{host_of(pds)} answered {answer.status} {answer.error}".rstrip() + said
     if answer.status == 429:
         return PdsBusy(told, wait_s=_DEFAULT_WAIT_S if answer.wait_s is None else answer.wait_s)
     if answer.status >= 500 or answer.status in _TRY_AGAIN or answer.status < 400 or not answer.error:
@@ -285,12 +307,13 @@ def _record(document: Any) -> Record | None:
 
 
 def _not_xrpc(pds: str) -> PdsUnreachable:
-    return PdsUnreachable(f"{_host(pds)} answered something that is no answer of a PDS")
+    return PdsUnreachable(f"{host_of(pds)} answered something that is no answer of a PDS")
 
 
 def _json(document: Mapping[str, Any]) -> bytes:
     return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def _host(pds: str) -> str:
+def host_of(pds: str) -> str:
+    """The host, with its port if it has one, that limits on a PDS go by."""
     return urlsplit(pds).netloc

@@ -96,6 +96,11 @@ FAMILIES: Final = (
         buckets=_SLOW,
     ),
     Family(name="feedproxy_pool_size", kind="gauge", help="Posts that this host's workers may work on."),
+    Family(
+        name="feedproxy_pool_host_limit",
+        kind="gauge",
+        help="Posts at a time that a worker sends to the PDS host which bears the fewest.",
+    ),
     Family(name="feedproxy_pool_busy", kind="gauge", help="Posts that they work on."),
     Family(
         name="feedproxy_processes",

@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
+from urllib.parse import quote
 
 from proxy.errors import OperationalError
 
@@ -73,6 +74,11 @@ def socket_path(data_dir: Path) -> Path:
         if _is_addressable(path):
             return path
     return Path(tempfile.gettempdir()) / f"feedproxy-{os.getuid()}-{name}" / SOCKET
+
+
+def socket_url(path: Path) -> str:
+    """The address of a socket as FEEDPROXY_REDIS_URL has it."""
+    return f"unix://{quote(os.fsencode(path), safe='/')}"
 
 
 def prepare_socket_dir(data_dir: Path) -> Path:

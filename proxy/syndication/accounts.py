@@ -21,13 +21,13 @@ from pydantic import SecretStr
 
 from proxy.clock import Clock
 from proxy.errors import Rejected, UsageError
-from proxy.resilience.limiter import Bucket, Rate
+from proxy.resilience.failures import MAX_CLIENTS, FailureLimit
+from proxy.resilience.limiter import Rate
 from proxy.tenants import Account, Site, Tenants
 
 MIN_TOKEN_CHARS: Final = 20
 # What one client may get wrong: a burst, then one in six seconds.
 FAILURES: Final = Rate(per_s=1 / 6, burst=10)
-MAX_CLIENTS: Final = 10_000
 
 _TOKEN = re.compile(r"[!-~]+")
 # Memory-hard, so that what is stored tells nothing of a weak password; some 30 ms.
@@ -167,9 +167,7 @@ class TokenCheck:
 
     def __init__(self, book: AccountBook, clock: Clock, *, failures: Rate = FAILURES) -> None:
         self._book = book
-        self._clock = clock
-        self._rate = failures
-        self._failures: OrderedDict[str, Bucket] = OrderedDict()
+        self._failures = FailureLimit(failures, clock)
         self._welcome: OrderedDict[tuple[str, str], None] = OrderedDict()
 
     def site(self, client: str, authorization: str | None) -> Site:
@@ -187,29 +185,21 @@ class TokenCheck:
             return site
         self._refuse_guessing(client)
         if site is None:
-            self._count_failure(client)
+            self._failures.count(client)
             raise _unauthorized("the token belongs to no site")
         self._welcome[client, site.name] = None
-        _bound(self._welcome)
+        while len(self._welcome) > MAX_CLIENTS:
+            self._welcome.popitem(last=False)
         return site
 
     def _refuse_guessing(self, client: str) -> None:
-        bucket = self._failures.get(client)
-        wait_s = 0.0 if bucket is None else bucket.wait_s(self._rate, self._clock.steady())
-        if wait_s > 0:
+        if (wait_s := self._failures.wait_s(client)) > 0:
             raise Rejected(
                 429,
                 "too_many_failures",
                 "too many wrong tokens came from this address",
                 (("Retry-After", str(math.ceil(wait_s))),),
             )
-
-    def _count_failure(self, client: str) -> None:
-        now = self._clock.steady()
-        bucket = self._failures.get(client) or Bucket(float(self._rate.burst), now)
-        self._failures[client], _ = bucket.take(self._rate, now)
-        self._failures.move_to_end(client)
-        _bound(self._failures)
 
 
 def _password(account: Account, environ: Mapping[str, str], trouble: list[str]) -> str:
@@ -255,11 +245,6 @@ def _tokens(tenants: Tenants, environ: Mapping[str, str]) -> tuple[tuple[str, by
             if tokens.setdefault(digest, site.name) != site.name:
                 raise UsageError(f"{name}: sites {tokens[digest]!r} and {site.name!r} have the same token")
     return tuple((site, digest) for digest, site in tokens.items())
-
-
-def _bound(recent: OrderedDict[tuple[str, str], None] | OrderedDict[str, Bucket]) -> None:
-    while len(recent) > MAX_CLIENTS:
-        recent.popitem(last=False)
 
 
 def _unauthorized(message: str) -> Rejected:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from proxy.syndication.job import Delivery, Job, Status
+from proxy.syndication.overview import DeadFilter, ErrorGroup
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +111,9 @@ class Desk(Protocol):
 
         A cursor that none of its pages gave is answered with an empty page, not with an error.
         """
+
+    async def errors(self, wanted: DeadFilter) -> tuple[ErrorGroup, ...]:
+        """The dead letters that fit, counted by account and reason; the most frequent first."""
 
     async def cancel(self, job: str) -> JobView | None:
         """Cancel what has not been sent; the job as it is then, None if it is not known."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from proxy.clock import Clock
 from proxy.syndication.desk import Desk, Enqueued, JobPage, JobView, Submission
 from proxy.syndication.job import Status
+from proxy.syndication.overview import DeadFilter, ErrorGroup
 
 
 class GateKeeper:
@@ -40,6 +41,10 @@ class GateKeeper:
         for view in page.jobs:
             self._note(view)
         return page
+
+    async def errors(self, wanted: DeadFilter) -> tuple[ErrorGroup, ...]:
+        """See Desk."""
+        return await self._desk.errors(wanted)
 
     async def cancel(self, job: str) -> JobView | None:
         """See Desk."""

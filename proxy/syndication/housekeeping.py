@@ -15,14 +15,16 @@ LONGEST_S: Final = 1.0
 PROOF_EVERY_S: Final = 10.0
 SWEEP_EVERY_S: Final = 60.0
 
+_EMPTIED: Final = "what waited is gone, and so is every pause: pause again what is not to flow"
+
 _log = get_logger()
 
 
 async def keep_house(queue: JobQueue) -> None:
     """Go round until cancelled. Everything here may be done by any number of workers at once."""
     loop = asyncio.get_running_loop()
-    proof_at = sweep_at = reap_at = loop.time()
-    cursor = "0"
+    proof_at = sweep_at = reap_at = mark_at = loop.time()
+    cursor, mark, paused = "0", "", False
     while True:
         pause_s = LONGEST_S
         try:
@@ -32,6 +34,12 @@ async def keep_house(queue: JobQueue) -> None:
             if loop.time() >= reap_at:
                 reap_at = loop.time() + LONGEST_S
                 await _reap(queue)
+            if loop.time() >= mark_at:
+                mark_at = loop.time() + LONGEST_S
+                was_paused = paused
+                mark, lost, paused = await queue.mark(mark)
+                if lost:
+                    _log.error("store_was_emptied", hint=_EMPTIED, everything_was_paused=was_paused)
             if loop.time() >= proof_at:
                 cursor = await _prove(queue, cursor)
                 proof_at = loop.time() + (PROOF_EVERY_S if cursor == "0" else LONGEST_S)

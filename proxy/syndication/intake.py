@@ -17,6 +17,7 @@ from proxy.syndication.attempt import Published
 from proxy.syndication.desk import Desk, Enqueued, JobView, Submission, Verdict
 from proxy.syndication.durability import Durability
 from proxy.syndication.job import Job, Status
+from proxy.syndication.overview import DeadFilter
 from proxy.syndication.post import MAX_POST_BYTES, Post, Skip, host_allowed, parse_post, skip_reason
 from proxy.syndication.problems import problem_of
 from proxy.syndication.refusals import (
@@ -28,6 +29,7 @@ from proxy.syndication.refusals import (
     too_large,
     too_many_waiting,
 )
+from proxy.syndication.report import error_lines
 from proxy.syndication.shown import Shower, is_over, is_stuck, remembered_records
 from proxy.syntax import at_uri_authority, is_did
 from proxy.tenants import Account, Site
@@ -155,11 +157,14 @@ class Intake:
         """A page of the site's jobs."""
         async with store_errors():
             page = await self._desk.jobs(site.name, status=status, group=group, cursor=cursor, limit=limit)
+            errors = None
+            if cursor is None:
+                errors = error_lines(await self._desk.errors(DeadFilter(site=site.name, group=group or "")))
         # Asked once for the page, not for each job.
         dids = await self._dids({name: None for view in page.jobs for name in view.job.accounts})
         durability = await self._durability.now()
         shown = [self._shower.job(view, dids=dids, durability=durability) for view in page.jobs]
-        return Answer(status=200, body={"jobs": shown, "cursor": page.cursor or None})
+        return Answer(status=200, body={"jobs": shown, "errors": errors, "cursor": page.cursor or None})
 
     async def retry(self, site: Site, job: str) -> Answer:
         """Try again what has failed or waits for credentials. Raises Rejected (409) when nothing does."""

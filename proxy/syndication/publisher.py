@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from proxy.bluesky.identity import Identities
-from proxy.bluesky.pds import MAX_LISTED, Pds, Record
+from proxy.bluesky.pds import MAX_LISTED, Pds, Record, host_of
 from proxy.bluesky.pins import Login
 from proxy.bluesky.session import Session
 from proxy.bluesky.sessions import Sessions
@@ -54,6 +54,8 @@ ADOPTED_FROM_AGE_S: Final = 600.0
 _MAX_STEPS: Final = 5
 # Sessions that one attempt goes through: an expired one, one of an account that moved.
 _MAX_SESSIONS: Final = 4
+# A person waits for the answer, which may take a login.
+_CHECK_S: Final = 30.0
 
 T = TypeVar("T")
 
@@ -104,6 +106,11 @@ class Publisher:
         self._identities = identities
         self._accounts = accounts
         self._clock = clock
+        self._homes: dict[str, str] = {}
+
+    def home(self, account: str) -> str:
+        """The host of the account's PDS as this process last knew it; "" if it never did."""
+        return self._homes.get(account, "")
 
     async def __call__(self, delivery: Delivery, post: Post, lease: Lease) -> Outcome:
         """One attempt; see `attempt.Publish`. Must not be canceled while a request is under way."""
@@ -113,6 +120,7 @@ class Publisher:
         attempt = _Attempt(delivery, post, lease)
 
         async def carry_out(session: Session) -> Outcome:
+            self._homes[delivery.account] = host_of(session.pds)
             records = Records(self._pds, session, lease, self._clock)
             if delivery.action is not Action.DELETE:
                 return await self._post(attempt, records)
@@ -120,20 +128,40 @@ class Publisher:
             return await delete_post(delivery, identity_of(lease.job, post, session.did), generation, records)
 
         try:
-            return await self._with_session(login, lease, carry_out)
+            return await self._with_session(login, lambda: deadline_of(lease, self._clock), carry_out)
         except PdsError as error:
             return _outcome_of(error)
 
-    async def _with_session(self, login: Login, lease: Lease, act: Callable[[Session], Awaitable[T]]) -> T:
+    async def check(self, account: str) -> Session:
+        """A session that the account's PDS takes right now, by a login if there is none.
+
+        Raises PdsError, CredentialsRefused where this process has no password for it, and StoreError.
+        """
+        login = login_of(self._accounts(), account)
+        if login is None:
+            raise CredentialsRefused("NoPassword", f"there is no password for {account} here")
+        deadline = self._clock.steady() + _CHECK_S
+
+        async def ask(session: Session) -> Session:
+            await self._pds.check_session(
+                session.pds, did=session.did, access=session.access, deadline=deadline
+            )
+            return session
+
+        return await self._with_session(login, lambda: deadline, ask)
+
+    async def _with_session(
+        self, login: Login, deadline: Callable[[], float], act: Callable[[Session], Awaitable[T]]
+    ) -> T:
         """Do `act` with the account's session; with another when the PDS does not take it."""
-        session = await self._sessions.session(login, deadline_of(lease, self._clock))
+        session = await self._sessions.session(login, deadline())
         for _ in range(_MAX_SESSIONS):
             try:
                 return await act(session)
             except TokenRefused:
-                session = await self._sessions.renewed(login, session, deadline_of(lease, self._clock))
+                session = await self._sessions.renewed(login, session, deadline())
             except CredentialsRefused:
-                moved = await self._sessions.moved(login, session, deadline_of(lease, self._clock))
+                moved = await self._sessions.moved(login, session, deadline())
                 if moved is None:
                     raise
                 session = moved

@@ -18,6 +18,7 @@ from proxy.store.scripts import steps
 from proxy.syndication.desk import Enqueued, JobPage, JobView, Submission
 from proxy.syndication.job import FORMAT, Status, retry_delay_s
 from proxy.syndication.news import News
+from proxy.syndication.overview import DeadFilter, ErrorGroup, merged_errors
 from proxy.syndication.queue_answers import (
     Leased,
     Promoted,
@@ -36,6 +37,8 @@ from proxy.syndication.standing import QueueStanding, standing_from
 TOMBSTONE_S: Final = 400 * 86400.0
 IDEMPOTENCY_S: Final = 86400.0
 BATCH: Final = 100
+# So many dead letters are counted at a time.
+_LOOKED_THROUGH: Final = 500
 # A reason is for people; it must not fill the store.
 MAX_REASON_CHARS: Final = 500
 
@@ -51,13 +54,23 @@ _LEASING: Final = (
 _STEPS: Final = steps(
     ["queue", "queue_keep"],
     [
-        ([], ["queue_heartbeat", "queue_gate", "queue_standing"]),
+        (
+            [],
+            [
+                "queue_heartbeat",
+                "queue_gate",
+                "queue_pause",
+                "queue_wake",
+                "queue_mark",
+                "queue_standing",
+            ],
+        ),
         (
             ["queue_deliver"],
             ["queue_intend", "queue_read", "queue_list", "queue_promote", "queue_reap", "queue_sweep"],
         ),
-        (["queue_deliver", "queue_lease"], [*_LEASING, "queue_reconcile"]),
-        (["queue_deliver", "queue_change"], ["queue_enqueue", "queue_cancel", "queue_requeue"]),
+        (["queue_deliver", "queue_lease"], [*_LEASING, "queue_reconcile", "queue_accounts"]),
+        (["queue_deliver", "queue_change"], ["queue_enqueue", "queue_cancel", "queue_requeue", "queue_dead"]),
     ],
 )
 
@@ -112,13 +125,13 @@ class JobQueue:
             *("unpublish", submission.unpublish, "accounts", ",".join(submission.accounts)),
             *("dids", "".join(f"{did}," for did in submission.accounts.values())),
             *("posts_per_hour", submission.posts_per_hour, "max_waiting", submission.max_waiting),
-            *("max_age_ms", _ms(self._policy.max_post_age_s)),
+            *("max_age_ms", self.max_post_age_ms),
         ]
-        return enqueued_from(await self._run("queue_enqueue", args))
+        return enqueued_from(await self.run("queue_enqueue", args))
 
     async def read(self, job: str, *, site: str | None = None) -> JobView | None:
         """The job with its deliveries; None if it is not known, or not of `site` if that is given."""
-        text, payload = await self._run("queue_read", [job])
+        text, payload = await self.run("queue_read", [job])
         view = view_from(text, payload)
         return view if view is not None and site in (None, view.job.site) else None
 
@@ -132,18 +145,39 @@ class JobQueue:
         if cursor and not (cursor.isascii() and cursor.isdigit() and len(cursor) <= 15):
             return JobPage(jobs=(), cursor="")
         args = [site, status or "", group or "", cursor or "", limit]
-        return page_from(await self._run("queue_list", args))
+        return page_from(await self.run("queue_list", args))
+
+    async def dead(
+        self, what: str, wanted: DeadFilter, place: str, limit: int
+    ) -> tuple[str, int, list[bytes]]:
+        """Dead letters that fit: `what` is list, count, retry or drop; `limit` are looked at from `place` on.
+
+        Returns where to go on ("" at the end), how many fit, and their JSON, or that of their counts.
+        """
+        from_ms, until_ms = wanted.died_from_ms, wanted.died_until_ms
+        args: list[Any] = [what, wanted.site, wanted.account, wanted.group, wanted.reason.lower()]
+        args += ["-inf" if from_ms is None else from_ms, "+inf" if until_ms is None else until_ms]
+        answer = await self.run("queue_dead", [*args, place, limit, self.max_post_age_ms])
+        return answer[0].decode(), answer[1], answer[2:]
+
+    async def errors(self, wanted: DeadFilter) -> tuple[ErrorGroup, ...]:
+        """The dead letters that fit, counted by account and reason; the most frequent first."""
+        place, _, groups = await self.dead("count", wanted, "", _LOOKED_THROUGH)
+        while place:
+            place, _, more = await self.dead("count", wanted, place, _LOOKED_THROUGH)
+            groups += more
+        return merged_errors(groups)
 
     async def cancel(self, job: str) -> JobView | None:
         """Cancel what has not been sent; the job as it is then, None if it is not known."""
-        return view_from(await self._run("queue_cancel", [job]))
+        return view_from(await self.run("queue_cancel", [job]))
 
     async def requeue(self, job: str, accounts: Sequence[str] = ()) -> JobView | None:
         """Try again, as from the start, what has failed of the job (for `accounts`, or all of it).
 
         Its accounts whose credentials were refused are given another chance with them.
         """
-        return view_from(await self._run("queue_requeue", [job, _ms(self._policy.max_post_age_s), *accounts]))
+        return view_from(await self.run("queue_requeue", [job, self.max_post_age_ms, *accounts]))
 
     async def wait_for_news(self, job: str, timeout_s: float) -> None:
         """Return when something happened to `job`, or after `timeout_s` at most; read it then."""
@@ -151,30 +185,30 @@ class JobQueue:
 
     async def close_gate(self, account: str, reason: str, for_s: float | None) -> None:
         """Hand out nothing of `account` for `for_s` seconds; None: until `open_gate`."""
-        await self._run("queue_gate", [account, "close", -1 if for_s is None else _ms(for_s), reason])
+        await self.run("queue_gate", [account, "close", -1 if for_s is None else _ms(for_s), reason])
 
     async def open_gate(self, account: str) -> None:
         """Hand out what waits of `account`; its breaker and refused credentials are forgotten."""
-        await self._run("queue_gate", [account, "open"])
+        await self.run("queue_gate", [account, "open"])
 
     async def pause(self, account: str, *, paused: bool) -> None:
         """Pause or resume `account`, apart from its gate."""
-        await self._run("queue_gate", [account, "pause" if paused else "resume"])
+        await self.run("queue_gate", [account, "pause" if paused else "resume"])
 
     async def standing(self, accounts: Iterable[str]) -> QueueStanding:
         """How the queue stands; of `accounts`, and of others that are closed, what waits for them."""
-        args = [self._lease_ms, _ms(self._policy.max_post_age_s), *accounts]
-        return standing_from(await self._run("queue_standing", args))
+        args = [self.lease_ms, _ms(self._policy.max_post_age_s), *accounts]
+        return standing_from(await self.run("queue_standing", args))
 
     # What workers do. `worker` is a name that no other process ever had.
 
     async def introduce(self, worker: str, accounts: Mapping[str, str]) -> None:
         """`worker` is there and serves `accounts`, given with the fingerprints of their credentials."""
-        await self._run("queue_introduce", [worker, *(part for pair in accounts.items() for part in pair)])
+        await self.run("queue_introduce", [worker, *(part for pair in accounts.items() for part in pair)])
 
     async def heartbeat(self, worker: str) -> bool:
         """`worker` is alive; whether it was held alive until now. If not, its leases may be lost."""
-        return bool(await self._run("queue_heartbeat", [worker, self._lease_ms]))
+        return bool(await self.run("queue_heartbeat", [worker, self.lease_ms]))
 
     async def take(self, worker: str, count: int, *, own: bool = False) -> list[Leased] | None:
         """Up to `count` deliveries for `worker` without waiting; None if it must introduce itself.
@@ -208,7 +242,7 @@ class JobQueue:
         """Store what is about to be sent. Raises LeaseLost, and Superseded if the post was edited."""
         edition = leased.job.edition if leased.job else 0
         args = [leased.id, leased.token, edition, record, cid, rkey, did, _text(generation)]
-        answer = await self._run("queue_intend", args)
+        answer = await self.run("queue_intend", args)
         if answer == b"edited":
             raise Superseded(f"{leased.id} was edited or withdrawn meanwhile")
         if answer != b"ours":
@@ -270,32 +304,46 @@ class JobQueue:
 
     async def promote(self) -> Promoted:
         """Move on what is due: retries, scheduled posts, gates; and end what has waited for too long."""
-        return promoted_from(await self._run("queue_promote", [BATCH]))
+        return promoted_from(await self.run("queue_promote", [BATCH]))
 
     async def sweep(self) -> int:
         """Forget a batch of what has been kept for long enough; how many went."""
         kept = (self._policy.done_retention_s, self._policy.dead_retention_s, TOMBSTONE_S, IDEMPOTENCY_S)
-        return int(await self._run("queue_sweep", [*(_ms(seconds) for seconds in kept), BATCH]))
+        return int(await self.run("queue_sweep", [*(_ms(seconds) for seconds in kept), BATCH]))
+
+    async def mark(self, known: str) -> tuple[str, bool, bool]:
+        """The store's mark; whether what it held is gone since the mark was `known`; if all is paused."""
+        mark, lost, paused = await self.run("queue_mark", [known, secrets.token_urlsafe(9)])
+        return mark.decode(), bool(lost), bool(paused)
 
     async def reconcile(self, cursor: str = "0") -> tuple[str, list[str]]:
         """Prove a part of the live deliveries to be in one place each, and repair what is not.
 
         Returns the next cursor ("0" when all were seen) and a sentence on each repair.
         """
-        following, *repairs = await self._run("queue_reconcile", [cursor, BATCH, self._lease_ms])
+        following, *repairs = await self.run("queue_reconcile", [cursor, BATCH, self.lease_ms])
         return following.decode(), [repair.decode() for repair in repairs]
 
+    # For those who speak to the store in scripts of their own.
+
     @property
-    def _lease_ms(self) -> int:
+    def lease_ms(self) -> int:
+        """For how long a silent worker is taken for alive."""
         return _ms(self._policy.lease_s)
 
-    async def _run(self, step: str, args: Sequence[Any]) -> Any:
+    @property
+    def max_post_age_ms(self) -> int:
+        """For how long a delivery may wait."""
+        return _ms(self._policy.max_post_age_s)
+
+    async def run(self, step: str, args: Sequence[Any]) -> Any:
+        """What the step of the queue's script answers."""
         return await self._store.run(_STEPS[step], self._prefix, [*args, step])
 
     async def _take(self, worker: str, count: int, how: list[Any]) -> list[Leased] | None:
         request = secrets.token_urlsafe(6)
-        kind, *found = await self._run(
-            "queue_take", [worker, request, self._readable, self._lease_ms, count, *how]
+        kind, *found = await self.run(
+            "queue_take", [worker, request, self._readable, self.lease_ms, count, *how]
         )
         return None if kind == b"stranger" else [leased_from(item, request) for item in found]
 
@@ -306,12 +354,12 @@ class JobQueue:
             following,
             secrets.token_urlsafe(6),
             self._readable,
-            self._lease_ms,
+            self.lease_ms,
         ]
-        return settled_from(await self._run(step, [*common, *args]))
+        return settled_from(await self.run(step, [*common, *args]))
 
     async def _reap(self, leaver: str) -> list[str]:
-        return [name.decode() for name in await self._run("queue_reap", [self._lease_ms, BATCH, leaver])]
+        return [name.decode() for name in await self.run("queue_reap", [self.lease_ms, BATCH, leaver])]
 
 
 def _ms(seconds: float) -> int:

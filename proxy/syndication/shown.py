@@ -82,10 +82,23 @@ class RememberedShown(_Shown):
     accounts: list[AccountShown]
 
 
+class ErrorShown(_Shown):
+    """How many posts have failed for good on an account for one reason."""
+
+    account: str
+    reason: str
+    count: int = Field(ge=1)
+    last_at: str = Field(json_schema_extra={"format": "date-time"})
+
+
 class PageShown(_Shown):
     """Jobs of the site, newest first."""
 
     jobs: list[JobShown]
+    errors: list[ErrorShown] | None = Field(
+        description="What has failed for good (of the group, if one is asked for), the most frequent first; "
+        "null on all pages but the first"
+    )
     cursor: str | None = Field(description="For the next page; null at the end")
 
 

@@ -11,6 +11,7 @@ from typing import Final
 
 from proxy.clock import Clock
 from proxy.errors import Faulty, LeaseLost, StoreError, StoreUnavailable, Superseded
+from proxy.resilience.adaptive import AdaptivePolicy
 from proxy.resilience.backoff import full_jitter
 from proxy.syndication.attempt import (
     Credentials,
@@ -23,10 +24,11 @@ from proxy.syndication.attempt import (
     Wait,
 )
 from proxy.syndication.housekeeping import keep_house
-from proxy.syndication.job import Job
 from proxy.syndication.post import restore_post
 from proxy.syndication.queue import JobQueue
 from proxy.syndication.queue_answers import Leased, Settled
+from proxy.syndication.slots import Entry, HostLoad, Slots
+from proxy.syndication.workers_lease import WorkersLease
 from proxy.telemetry import get_logger
 
 __all__ = [
@@ -61,41 +63,6 @@ class WorkerPolicy:
     grace_s: float = 7.0
 
 
-class WorkersLease:
-    """A Lease that ends when the worker's heartbeat has failed for too long. See attempt.Lease."""
-
-    def __init__(
-        self, queue: JobQueue, leased: Leased, job: Job, ends_at: Callable[[], float], clock: Clock
-    ) -> None:
-        self._queue = queue
-        self._leased = leased
-        self._job = job
-        self._ends_at = ends_at
-        self._clock = clock
-
-    @property
-    def job(self) -> Job:
-        """The job of the delivery, as it was when the lease began."""
-        return self._job
-
-    @property
-    def ends_at(self) -> float:
-        """The steady instant at which the lease ends unless the next heartbeat succeeds."""
-        return self._ends_at()
-
-    def expired(self) -> bool:
-        """See Lease."""
-        return self._clock.steady() >= self._ends_at()
-
-    async def intend(
-        self, intent: bytes, cid: str, rkey: str, *, did: str = "", generation: int | None = None
-    ) -> None:
-        """See Lease."""
-        if self.expired():
-            raise LeaseLost(f"the lease of {self._leased.id} has ended")
-        await self._queue.intend(self._leased, intent, cid, rkey, did=did, generation=generation)
-
-
 class Worker:
     """One process's part in working off the queue.
 
@@ -113,7 +80,10 @@ class Worker:
         *,
         name: str,
         draw: Callable[[], float],
+        slots: Slots | None = None,
+        home: Callable[[str], str] = lambda _: "",
     ) -> None:
+        """`slots` hear of the requests that `publish` makes; `home` tells the host of an account's PDS."""
         self._queue = queue
         self._publish = publish
         self._accounts = accounts
@@ -124,7 +94,8 @@ class Worker:
         self._stopping = asyncio.Event()
         self._greeting = asyncio.Event()  # it has to introduce itself (again)
         self._introduced = asyncio.Event()
-        self._slot_freed = asyncio.Event()
+        self._slots = slots or Slots(AdaptivePolicy(ceiling=policy.concurrency), clock)
+        self._home = home
         self._tasks: set[asyncio.Task[None]] = set()
         self._tokens: set[str] = set()  # of the leases that are being worked on
         # Until when (steady) others take this worker for alive; leases of earlier lives are lost.
@@ -135,6 +106,10 @@ class Worker:
     def in_flight(self) -> int:
         """How many deliveries it is working on."""
         return len(self._tokens)
+
+    def loads(self) -> Mapping[str, HostLoad]:
+        """How much is under way to each PDS host, and how much it bears at a time."""
+        return self._slots.loads()
 
     async def run(self) -> None:
         """Work until `stop` is called; what is in flight then finishes or goes back. Waits for Redis."""
@@ -155,8 +130,9 @@ class Worker:
             _log.info("worker_stopped", worker=self._name, given_back=len(given_back))
 
     def stop(self) -> None:
-        """Take nothing new from now on."""
+        """Take nothing new from now on; what stands aside goes back."""
         self._stopping.set()
+        self._slots.close()
 
     def reload(self) -> None:
         """The accounts have changed."""
@@ -228,8 +204,7 @@ class Worker:
         while True:
             await self._introduced.wait()
             try:
-                await self._free_slot()
-                leases = await self._get(self._policy.concurrency - len(self._tasks))
+                leases = await self._get(await self._room())
                 if leases is None:
                     self._introduced.clear()
                     self._greeting.set()
@@ -241,10 +216,12 @@ class Worker:
                 _log.warning("worker_waits_for_store", worker=self._name, reason=str(error))
                 await self._pause(failures)
 
-    async def _free_slot(self) -> None:
-        while len(self._tasks) >= self._policy.concurrency:
-            self._slot_freed.clear()
-            await self._slot_freed.wait()
+    async def _room(self) -> int:
+        """How many more may be leased, once it is one at least."""
+        while (room := self._slots.room(len(self._tasks))) < 1:
+            self._slots.changed.clear()
+            await self._slots.changed.wait()
+        return room
 
     async def _get(self, count: int) -> list[Leased] | None:
         """Up to `count` leases; waits a while for the first."""
@@ -261,7 +238,7 @@ class Worker:
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        self._slot_freed.set()
+        self._slots.changed.set()
 
     # Working.
 
@@ -271,17 +248,39 @@ class Worker:
         while current is not None:
             self._tokens.add(current.token)
             try:
-                outcome = await self._attempt(current)
+                outcome = await self._attempt_in_turn(current)
                 following = await self._settle(current, outcome)
             finally:
                 self._tokens.discard(current.token)
             current = following if following is not None and following.token not in self._tokens else None
 
-    async def _attempt(self, leased: Leased) -> Outcome | None:
-        """What became of it; None if nothing did, and it goes back as it was."""
+    async def _attempt_in_turn(self, leased: Leased) -> Outcome | None:
+        """What became of it once its server has a slot; None if nothing did, and it goes back as it was."""
+        life = self._life
+        host = self._home(leased.id.rpartition(":")[2])
+        entry = await self._slots.enter(host)
+        if entry is Entry.CLOSED:
+            return None
+        try:
+            if entry is Entry.WAITED and await self._is_closed_by_now(leased):
+                return None
+            return await self._attempt(leased, life)
+        finally:
+            self._slots.leave(host)
+
+    async def _is_closed_by_now(self, leased: Leased) -> bool:
+        """Whether the account was paused, or its breaker opened, while the delivery stood aside."""
+        job, _, account = leased.id.rpartition(":")
+        try:
+            view = await self._queue.read(job)
+        except StoreError:
+            return True
+        return view is None or account in view.gates
+
+    async def _attempt(self, leased: Leased, life: int) -> Outcome | None:
+        """What became of it, as a lease that began in that life."""
         if leased.delivery is None or leased.job is None:
             return Permanent(reason="what is stored of this post is damaged")
-        life = self._life
         lease = WorkersLease(
             self._queue,
             leased,

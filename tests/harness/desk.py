@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -10,6 +11,7 @@ from harness.clock import FakeClock
 from proxy.errors import StoreError
 from proxy.syndication.desk import Enqueued, JobPage, JobView, Submission, Verdict
 from proxy.syndication.job import Delivery, DeliveryState, Job, Status, job_status
+from proxy.syndication.overview import DeadFilter, ErrorGroup
 
 
 class MemoryDesk:
@@ -108,6 +110,20 @@ class MemoryDesk:
         start = int(cursor) if cursor and cursor.isdecimal() else (len(found) if cursor else 0)
         more = str(start + limit) if start + limit < len(found) else ""
         return JobPage(jobs=tuple(found[start : start + limit]), cursor=more)
+
+    async def errors(self, wanted: DeadFilter) -> tuple[ErrorGroup, ...]:
+        self._fail()
+        reasons = Counter(
+            (delivery.account, delivery.error)
+            for view in self.views.values()
+            if view.job.site == wanted.site and wanted.group in ("", view.job.group)
+            for delivery in view.deliveries
+            if delivery.state is DeliveryState.DEAD
+        )
+        return tuple(
+            ErrorGroup(account=account, reason=reason, count=count, last_at_ms=1)
+            for (account, reason), count in reasons.items()
+        )
 
     async def cancel(self, job: str) -> JobView | None:
         return await self.change(

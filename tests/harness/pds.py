@@ -239,6 +239,12 @@ class PdsServer(BodyServer):
         known = any(call.token.startswith(f"refresh {did} ") for did in self.accounts)
         return xrpc_error(400, "ExpiredToken" if known else "InvalidToken", "Token could not be verified")
 
+    def _getSession(self, call: Call) -> Response:  # noqa: N802
+        account = next((a for a in self.accounts.values() if call.token and call.token == a.access), None)
+        if account is None:
+            return xrpc_error(400, "ExpiredToken", "Token has expired")
+        return json_response({"did": account.did, "handle": account.handle, "active": True})
+
     def _hand_out(self, account: Account) -> Response:
         account.old_refresh = account.refresh
         account.access = self._new_token("access", account)

@@ -99,8 +99,8 @@ def _how(script: Script, answer: Any) -> Any:
     if script.name == "queue_enqueue":
         return [part for number, part in enumerate(answer) if number != 1]
     # What housekeeping has done is not there to be done again, and how it stands tells of the time.
-    differ = ("queue_promote", "queue_reap", "queue_sweep", "queue_reconcile", "queue_standing")
-    return None if script.name in differ else answer
+    differ = ("queue_promote", "queue_reap", "queue_sweep", "queue_reconcile", "queue_dead")
+    return None if script.name in (*differ, "queue_standing", "queue_accounts") else answer
 
 
 class QueueOfTest:
@@ -158,7 +158,7 @@ class QueueOfTest:
     def let_time_pass(self, seconds: float) -> None:
         """Every stored instant lies so much further back; heartbeats stay, as workers go on beating."""
         pipeline = self.redis.pipeline(transaction=False)
-        for name in _INSTANT_SETS:
+        for name in (*_INSTANT_SETS, *self.keys("dead:*")):
             for member in self.scores(name):
                 pipeline.zincrby(self.key(name), -seconds * 1000, member)
         for name, words in self.hash("posts").items():
@@ -214,6 +214,10 @@ class QueueOfTest:
                 yield f"{delivery} is {state} and in {places}"
             if (delivery in sets["live"]) != (state in _LIVE):
                 yield f"{delivery} is {state}, live: {delivery in sets['live']}"
+        of_sites = {member for name in self.keys("dead:*") for member in self.scores(name)}
+        yield from (
+            f"{one} is dead and of no site, or the other way round" for one in of_sites ^ sets["dead"]
+        )
         for name, members in (*sets.items(), *backlogs.items()):
             yield from (f"{member} in {name} is unknown" for member in members - set(deliveries))
 
@@ -223,12 +227,13 @@ class QueueOfTest:
             bell = fields.get("bell")
             if bell and entries.pop(bell, None) != account:
                 yield f"the bell of {account} is not in the stream"
-            closed = fields.get("paused") or fields.get("gate_until_ms")
+            paused = self.hash("control").get("paused")
+            closed = paused or fields.get("paused") or fields.get("gate_until_ms")
             resting = account in self.scores("orphans")
             ready = self.redis.exists(self.key(f"backlog:{account}"))
             if ready and not bell and not closed and not resting:
                 yield f"{account} has work and no bell"
-            if bell and not fields.get("active") and (closed or not ready):
+            if bell and not fields.get("active") and (closed or not ready) and not paused:
                 yield f"{account} rings for nothing"
             if fields.get("active") and not bell:
                 yield f"{account} is active without a bell"

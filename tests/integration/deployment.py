@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -52,11 +54,21 @@ class Deployment:
         self.serve = ServeProcess(directory / "data", **self._settings)
 
     def __enter__(self) -> Self:
-        self.serve.start()
-        self.serve.wait_ready()
-        # There is no TLS on loopback, and loading the certificates for it takes longer than most tests.
-        self.client = httpx.Client(base_url=self.serve.base_url, trust_env=False, verify=False, timeout=30)
+        self._start()
         return self
+
+    def restart(self) -> None:
+        """End `serve` as an operator does, and start it anew on the same data."""
+        self.client.close()
+        self.serve.terminate()
+        self.serve = ServeProcess(self._directory / "data", **self._settings)
+        self._start()
+
+    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """What an operator's command says on this host."""
+        environ = environment(self._directory / "data", **self._settings)
+        words = [sys.executable, "-P", "-m", "proxy.cli", *arguments]
+        return subprocess.run(words, env=environ, capture_output=True, text=True, timeout=60, check=False)
 
     def __exit__(self, *exc: object) -> None:
         self.client.close()
@@ -117,6 +129,12 @@ class Deployment:
             return shown if all(one["waiting_for"] == reason for one in shown["accounts"]) else None
 
         return until(waiting, what=f"{job['id']} waits for {reason}")
+
+    def _start(self) -> None:
+        self.serve.start()
+        self.serve.wait_ready()
+        # There is no TLS on loopback, and loading the certificates for it takes longer than most tests.
+        self.client = httpx.Client(base_url=self.serve.base_url, trust_env=False, verify=False, timeout=30)
 
     def _bearer(self, site: str) -> dict[str, str]:
         return {"authorization": f"Bearer {self.tokens[site]}"}

@@ -25,7 +25,7 @@ async def test_a_site_sees_its_own_jobs_alone(office):
         ("DELETE", job),
     ):
         assert_problem(await office.ask(path, method=method, token=NEWS), 404, "not_found")
-    assert (await office.ask("/syndicate", token=NEWS)).json() == {"jobs": [], "cursor": None}
+    assert (await office.ask("/syndicate", token=NEWS)).json() == {"jobs": [], "errors": [], "cursor": None}
     assert (await office.ask(job)).json()["status"] == "pending"
 
 

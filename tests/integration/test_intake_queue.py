@@ -178,7 +178,11 @@ async def test_lists_go_by_site_status_group_and_page(office):
     assert await listed("") == ["x", "6", "5", "4", "3", "2", "1", "0"]
     assert await listed("group=odd&status=pending") == ["5", "3", "1"]
     assert await listed("status=canceled") == ["x"]
-    assert (await office.ask("/syndicate?cursor=never-given")).json() == {"jobs": [], "cursor": None}
+    assert (await office.ask("/syndicate?cursor=never-given")).json() == {
+        "jobs": [],
+        "errors": None,
+        "cursor": None,
+    }
     assert (await office.ask("/syndicate", token=NEWS)).json()["jobs"] == []
     assert (await office.ask(canceled["links"]["self"], token=NEWS)).status_code == 404
 
@@ -190,7 +194,13 @@ async def test_what_failed_is_retried_and_what_was_not_sent_is_canceled(office):
     await office.desk.fail(leased, "the PDS said no")
     failed = (await office.ask(job["links"]["self"])).json()
     assert (failed["status"], failed["accounts"][0]["error"]) == ("failed", "the PDS said no")
-    assert (await office.ask("/syndicate?status=failed")).json()["jobs"][0]["id"] == job["id"]
+    page = (await office.ask("/syndicate?status=failed")).json()
+    assert page["jobs"][0]["id"] == job["id"]
+    (error,) = page["errors"]
+    assert error.pop("last_at").endswith("Z")
+    assert error == {"account": "main", "reason": "the PDS said no", "count": 1}
+    assert (await office.ask("/syndicate?group=other")).json()["errors"] == []
+    assert (await office.ask("/syndicate", token=NEWS)).json()["errors"] == []
     retried = await office.ask(job["links"]["retry"], method="POST")
     assert (retried.status_code, retried.json()["status"]) == (202, "pending")
     gone = await office.ask(job["links"]["self"], method="DELETE")

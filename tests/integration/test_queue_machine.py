@@ -18,8 +18,10 @@ from proxy.clock import SystemClock
 from proxy.errors import LeaseLost
 from proxy.resilience.account_breaker import AccountBreaker, AccountBreakerPolicy, Sign
 from proxy.store.queue_store import connect_queue
+from proxy.syndication.controls import Controls
 from proxy.syndication.desk import Verdict
 from proxy.syndication.job import TRANSITIONS, Action, DeliveryState, Event, retry_delay_s
+from proxy.syndication.overview import DeadFilter
 from proxy.syndication.queue import JobQueue
 
 BREAKER = AccountBreakerPolicy(threshold=POLICY.breaker_threshold, cooldown_s=POLICY.breaker_cooldown_s)
@@ -28,6 +30,15 @@ SITES = ("s", "t")
 WORKERS = ("w1", "w2")
 S, E = DeliveryState, Event
 LIVE_OR_DEAD = (S.READY, S.ACTIVE, S.DELAYED, S.DEAD)
+
+
+async def forgive(account):
+    raise AssertionError("no login was refused here")
+
+
+async def exhausted(batches):
+    async for _ in batches:
+        pass
 
 
 @dataclass
@@ -49,6 +60,8 @@ class Known:
     after: str = ""
     action: Action = Action.POST
     waited: bool = False  # was ready before
+    urgent: bool = False
+    placed: bool = False  # among the urgent of the backlog
     due_at: float = 0.0
     expires_at: float = 0.0
 
@@ -70,6 +83,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.store = connect_queue(SecretStr(self.server_url), SystemClock())
         self.sender = TwiceStore(self.store)
         self.queue = JobQueue(self.sender, SystemClock(), POLICY, namespace=self.stored.namespace)
+        self.controls = Controls(self.queue, forgive)
         self.now = 0.0
         self.known: dict[str, Known] = {}
         self.posts: dict[tuple[str, str], str] = {}
@@ -78,6 +92,8 @@ class QueueMachine(RuleBasedStateMachine):
         self.lost_leases = []
         self.gate: dict[str, tuple[float, str]] = {}  # until when, why
         self.paused: set[str] = set()
+        self.all_paused = False
+        self.hurried = defaultdict(int)  # how many urgent ones went in a row while others waited
         self.breaker = defaultdict(AccountBreaker)
         self.alive: set[str] = set()
         for worker in WORKERS:
@@ -93,7 +109,7 @@ class QueueMachine(RuleBasedStateMachine):
     # What the model makes of it.
 
     def is_open(self, account):
-        return account not in self.paused and account not in self.gate
+        return not self.all_paused and account not in self.paused and account not in self.gate
 
     def close(self, account, for_s, reason):
         until = self.now + for_s
@@ -108,9 +124,16 @@ class QueueMachine(RuleBasedStateMachine):
 
     def accept(self, leased, worker):
         one = self.known[leased.id]
-        firsts = [
-            other.order for other in self.ready(one.account) if other.site == one.site and not other.waited
-        ]
+        ready = self.ready(one.account)
+        others = [other for other in ready if not other.placed]
+        kind = (one.site, one.placed)
+        firsts = [other.order for other in ready if (other.site, other.placed) == kind and not other.waited]
+        urgent_ones_wait = len(others) < len(ready)
+        if one.placed:
+            assert self.hurried[one.account] < 3 or not others, "the others have no turn"
+        else:
+            assert not urgent_ones_wait or self.hurried[one.account] >= 3, "the urgent go first"
+        self.hurried[one.account] = self.hurried[one.account] + 1 if one.placed and others else 0
         assert one.waited or one.order == min(firsts), "not in the order of first attempts"
         assert not self.active(one.account), "two of one account at a time"
         assert self.is_open(one.account), "leased behind a closed gate"
@@ -150,8 +173,9 @@ class QueueMachine(RuleBasedStateMachine):
         accounts=st.sampled_from([("a",), ("b",), ("a", "b")]),
         wanted=st.sampled_from([True, True, False]),
         unpublish=st.sampled_from(["keep", "delete"]),
+        urgent=st.sampled_from([False, False, True]),
     )
-    def enqueue(self, post, site, accounts, wanted, unpublish):
+    def enqueue(self, post, site, accounts, wanted, unpublish, urgent):
         self.revision += 1
         given = submission(
             post,
@@ -162,6 +186,7 @@ class QueueMachine(RuleBasedStateMachine):
             wanted=wanted,
             skip="" if wanted else "not_published",
             unpublish=unpublish,
+            priority="urgent" if urgent else "normal",
         )
         answer = self.do(self.queue.enqueue(given))
         job = self.posts.get((site, post))
@@ -169,7 +194,7 @@ class QueueMachine(RuleBasedStateMachine):
         if job is None or (wanted and own and all(one.state is S.CANCELED for one in own)):
             assert answer.verdict is (Verdict.QUEUED if wanted else Verdict.SKIPPED)
             if wanted:
-                self.add(answer.job, site, post, accounts)
+                self.add(answer.job, site, post, accounts, urgent)
         elif not wanted:
             for one in own:
                 self.withdrawn(one, "delete" if unpublish == "delete" else "cancel")
@@ -179,7 +204,7 @@ class QueueMachine(RuleBasedStateMachine):
             self.state_of(job, account) in (None, S.CANCELED) for account in accounts
         ):
             assert answer.verdict is Verdict.UPDATED
-            self.replaced(job, site, post, accounts)
+            self.replaced(job, site, post, accounts, urgent)
         else:
             assert answer.verdict is Verdict.RECORDED
 
@@ -190,15 +215,23 @@ class QueueMachine(RuleBasedStateMachine):
     def next_order(self):
         return max((one.order for one in self.known.values()), default=0) + 1
 
-    def add(self, job, site, post, accounts):
+    def add(self, job, site, post, accounts, urgent):
         self.posts[site, post] = job
         for account in accounts:
             name = f"{job}:{account}"
             self.known[name] = Known(
                 name, job, account, site, self.next_order(), expires_at=self.now + 7 * DAY_S
             )
+            self.known[name].urgent = self.known[name].placed = urgent
 
-    def replaced(self, job, site, post, accounts):
+    def prioritised(self, one, urgent):
+        if one.state is S.ACTIVE or one.urgent == urgent:
+            return
+        one.urgent = urgent
+        if one.state is S.READY:
+            one.placed, one.waited, one.order = urgent, False, self.next_order()
+
+    def replaced(self, job, site, post, accounts, urgent):
         own = [one for one in self.known.values() if one.job == job]
         for one in own:
             if one.account not in accounts:
@@ -207,12 +240,13 @@ class QueueMachine(RuleBasedStateMachine):
                 self.restored(one)
             elif one.state is S.CANCELED:
                 one.happens(E.REQUEUE)
-                self.add(job, site, post, (one.account,))
+                self.add(job, site, post, (one.account,), urgent)
             else:
                 one.after = ""
+                self.prioritised(one, urgent)
         for account in accounts:
             if self.state_of(job, account) is None:
-                self.add(job, site, post, (account,))
+                self.add(job, site, post, (account,), urgent)
             elif self.state_of(job, account) is S.DEAD:
                 self.revived(self.known[f"{job}:{account}"])
 
@@ -234,6 +268,7 @@ class QueueMachine(RuleBasedStateMachine):
             one.action = Action.DELETE
             one.failures = one.attempts = one.lost = 0
             one.waited, one.order = False, self.next_order()
+            one.placed = one.urgent
             one.expires_at = self.now + 7 * DAY_S
 
     def restored(self, one):
@@ -257,7 +292,15 @@ class QueueMachine(RuleBasedStateMachine):
             one.failures = one.lost = 0
             # It stands behind all that wait now.
             one.waited, one.order = False, self.next_order()
+            one.placed = one.urgent
             one.expires_at = self.now + for_s
+
+    def dropped(self, one):
+        if one.action is Action.DELETE:
+            self.restored(one)
+        else:
+            one.happens(E.CANCEL)
+            one.intent, one.after = False, ""
 
     @rule(worker=st.sampled_from(WORKERS), count=st.integers(1, 3))
     def take(self, worker, count):
@@ -418,6 +461,22 @@ class QueueMachine(RuleBasedStateMachine):
             self.do(self.queue.open_gate(account))
             self.gate.pop(account, None)
             self.breaker[account] = AccountBreaker()
+
+    @rule(paused=st.booleans())
+    def handle_everything(self, paused):
+        self.do(self.controls.pause_all() if paused else self.controls.resume_all())
+        self.all_paused = paused
+
+    @rule(what=st.sampled_from(["retry", "drop"]), account=st.sampled_from(["", "a"]))
+    def handle_dead_letters(self, what, account):
+        # The oldest first, as they are stored.
+        letters = self.stored.scores("dead")
+        chosen = [self.known[name] for name in letters if account in ("", self.known[name].account)]
+        wanted = DeadFilter(account=account)
+        handle = self.controls.retry_dead if what == "retry" else self.controls.drop_dead
+        self.do(exhausted(handle(wanted)))
+        for one in chosen:
+            self.revived(one) if what == "retry" else self.dropped(one)
 
     @precondition(lambda self: self.posts)
     @rule(data=st.data(), what=st.sampled_from(["cancel", "requeue"]))

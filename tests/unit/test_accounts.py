@@ -8,9 +8,10 @@ import pytest
 
 from harness.clock import FakeClock
 from proxy.errors import Rejected, UsageError
+from proxy.resilience.failures import MAX_CLIENTS
 from proxy.resilience.limiter import Rate
 from proxy.syndication import accounts as module
-from proxy.syndication.accounts import MAX_CLIENTS, AccountBook, TokenCheck, load_accounts
+from proxy.syndication.accounts import AccountBook, TokenCheck, load_accounts
 from proxy.tenants import Tenants
 
 ENVIRON = {

@@ -25,7 +25,7 @@ def test_the_diagram_of_states_is_current():
 def test_the_picture_of_the_house_names_every_module():
     house = README.partition("```\nproxy/\n")[2].partition("```")[0]
     proxy = Path(__file__).parents[2] / "proxy"
-    modules = [path.relative_to(proxy) for path in proxy.rglob("*.py") if path.name != "__init__.py"]
+    modules = [path.relative_to(proxy) for path in proxy.rglob("*.py") if not path.name.startswith("__")]
     known = {module for module in modules if module.name in house}
     helpers = {"aof.py", "datadir.py", "orphan.py", "probe.py", "scripts.py", "version.py"}
     assert {str(module) for module in set(modules) - known if module.name not in helpers} == set()

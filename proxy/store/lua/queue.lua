@@ -9,7 +9,8 @@
 --   posts              hash: <site>:<id> -> who the post is, see queue_keep; outlives the job as a tombstone
 --   idem:<site>:<key>  hash: the answer to an idempotency key
 --   account:<account>  hash: bell (the one stream entry), active delivery and its worker, gate, breaker
---   backlog:<account>  zset: its ready deliveries by virtual start time; lastscore:<account> hash by site
+--   backlog:<account>  zset: its ready deliveries by virtual start time, the urgent ones of which are URGENT less;
+--                      lastscore:<account> hash by site, for urgent ones by !site
 --   bells              stream, group `workers`: an entry says that an account has work
 --   live, delayed, dead, done, idem, gates, orphans, workers   zsets by an instant: when the delivery expires, is
 --                      due, died; the job ended; the answer was made; the gate opens, the account nobody knew is
@@ -17,6 +18,9 @@
 --   knows:<worker>     hash: account -> fingerprint of the credentials with which the worker serves it
 --   requests, damaged  hashes: worker -> its last request that was given leases; account -> why it cannot be leased
 --   jobs:<site>        zset: its jobs in order; site:<site> hash: how many wait; quota:<site> list
+--   dead:<site>        zset: its dead letters by the instant at which they died
+--   control            hash: paused (everything), paused_at_ms; mark: a word that is gone when the store was emptied,
+--                      emptied_at_ms: when that was noticed
 --   swept              where the sweep of `posts` goes on
 --   move               hash: the move of this queue that is under way, see proxy/ops/move.py
 --
@@ -34,6 +38,9 @@ local BELLS, GROUP = P .. 'bells', 'workers'
 local MAX_HISTORY, POISON_DELIVERIES = 10, 5
 local HOUR_MS = 3600000
 local ORPHAN_REST_MS, PASSED_REST_MS = 5000, 1000
+-- So far the urgent stand before the others; so many of them go before one of the others does.
+local URGENT, MAX_HURRIED = 1e9, 3
+local ALL_PAUSED = redis.call('HGET', P .. 'control', 'paused')
 
 local function account_key(account) return P .. 'account:' .. account end
 local function backlog_key(account) return P .. 'backlog:' .. account end
@@ -61,7 +68,7 @@ end
 
 local function is_closed(paused, until_ms)
   local instant = tonumber(until_ms or 0)
-  return given(paused) or instant == -1 or instant > NOW
+  return ALL_PAUSED or given(paused) or instant == -1 or instant > NOW
 end
 
 -- Say that the account has work, if it has, may, and was not said to have any.

@@ -41,15 +41,26 @@ local function follow(job)
   redis.call('PUBLISH', P .. 'news', job)
 end
 
+local function add_dead(id)
+  redis.call('ZADD', P .. 'dead', NOW, id)
+  redis.call('ZADD', P .. 'dead:' .. redis.call('HGET', delivery_key(id), 'site'), NOW, id)
+end
+
+local function remove_dead(id, site)
+  redis.call('ZREM', P .. 'dead', id)
+  redis.call('ZREM', P .. 'dead:' .. site, id)
+end
+
 -- A terminal delivery is live again.
 local function reopen(id)
   local job = job_and_account(id)
   local key = job_key(job)
-  redis.call('ZREM', P .. 'dead', id)
+  local site = redis.call('HGET', key, 'site')
+  remove_dead(id, site)
   redis.call('ZREM', P .. 'done', job)
   if redis.call('HINCRBY', key, 'open', 1) == 1 then
     redis.call('HDEL', key, 'finished_at_ms')
-    redis.call('HINCRBY', P .. 'site:' .. redis.call('HGET', key, 'site'), 'waiting', 1)
+    redis.call('HINCRBY', P .. 'site:' .. site, 'waiting', 1)
   end
 end
 
@@ -60,7 +71,7 @@ local function finish_delivery(id, state, changes)
   changes.state = state
   -- First what frees memory: see allow_growth.
   redis.call('ZREM', P .. 'live', id)
-  if state == 'dead' then redis.call('ZADD', P .. 'dead', NOW, id) end
+  if state == 'dead' then add_dead(id) end
   local job_hash = job_key(job)
   local known = redis.call('HMGET', job_hash, 'open', 'accounts', unpack(JOB_FIELDS))
   local open = tonumber(known[1] or 0) - 1
@@ -100,18 +111,19 @@ local function kill(id, reason)
 end
 
 -- Into the backlog of its account. The first time it gets its place there: start-time fair queueing over the
--- sites, so that a site with thousands of posts goes in turns with one that has one.
+-- sites, so that a site with thousands of posts goes in turns with one that has one; urgent posts among themselves.
 local function make_ready(id)
   local _, account = job_and_account(id)
   local key = delivery_key(id)
   local known = redis.call('HMGET', key, 'score', 'site', 'urgent')
   local score = tonumber(known[1])
   if not score then
-    local last = P .. 'lastscore:' .. account
-    local virtual = tonumber(redis.call('HGET', account_key(account), 'vtime') or 0)
-    score = math.max(virtual, tonumber(redis.call('HGET', last, known[2]) or 0)) + 1
-    redis.call('HSET', last, known[2], score)
-    if given(known[3]) then score = score - 1e9 end
+    local last, urgent = P .. 'lastscore:' .. account, given(known[3])
+    local flow = urgent and '!' .. known[2] or known[2]
+    local virtual = tonumber(redis.call('HGET', account_key(account), urgent and 'urgent_vtime' or 'vtime') or 0)
+    score = math.max(virtual, tonumber(redis.call('HGET', last, flow) or 0)) + 1
+    redis.call('HSET', last, flow, score)
+    if urgent then score = score - URGENT end
   end
   redis.call('HDEL', key, 'token', 'worker', 'due_at_ms', 'waiting_for')
   redis.call('HSET', key, 'state', 'ready', 'score', score)
@@ -185,7 +197,7 @@ local function view(job)
   for account in string.gmatch(shown.job.accounts or '', '[^,]+') do
     local known = redis.call('HMGET', account_key(account), 'paused', 'gate_until_ms', 'gate_reason')
     if is_closed(known[1], known[2]) then
-      local paused = given(known[1])
+      local paused = ALL_PAUSED or given(known[1])
       shown.gates[account] = { paused and '-1' or known[2], paused and 'paused' or known[3] or '' }
     end
   end

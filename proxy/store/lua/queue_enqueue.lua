@@ -120,10 +120,24 @@ local function restore(id)
   hush(account)
 end
 
+-- The edit may come with another priority: what is ready takes its place anew.
+local function prioritise(id, state, was_urgent)
+  if state == 'active' or was_urgent == (S.priority == 'urgent') then return end
+  if was_urgent then
+    redis.call('HDEL', delivery_key(id), 'urgent')
+  else
+    redis.call('HSET', delivery_key(id), 'urgent', '1')
+  end
+  if state ~= 'ready' then return end
+  redis.call('HDEL', delivery_key(id), 'score')
+  make_ready(id)
+end
+
 -- New words for a job that still waits, or whose failed deliveries get another chance by them, or which an account
 -- joins (again). What was withdrawn is wanted again; what is done stays.
 local function replace()
-  redis.call('HSET', job_key(job), 'format', S.format, 'payload', S.payload, 'revision', S.revision, 'group', S.group)
+  redis.call('HSET', job_key(job), 'format', S.format, 'payload', S.payload, 'revision', S.revision, 'group', S.group,
+    'priority', S.priority)
   redis.call('HINCRBY', job_key(job), 'edition', 1)
   who.revision, who.url = S.revision, string.sub(S.url_hash, 1, 16)
   local due_ms, reason
@@ -135,13 +149,16 @@ local function replace()
   each_account(function(account, did)
     local id = job .. ':' .. account
     local key = delivery_key(id)
-    local fields = redis.call('HMGET', key, 'state', 'waiting_for', 'intent', 'action')
+    local fields = redis.call('HMGET', key, 'state', 'waiting_for', 'intent', 'action', 'urgent')
     local state = fields[1]
     if fields[4] == 'delete' then
       deletions[#deletions + 1] = id
       return
     end
-    if state then redis.call('HDEL', key, 'after') end
+    if state then
+      redis.call('HDEL', key, 'after')
+      prioritise(id, state, given(fields[5]))
+    end
     if not state or state == 'canceled' then
       if not listed(stored.accounts, account) then
         redis.call('HSET', job_key(job), 'accounts', redis.call('HGET', job_key(job), 'accounts') .. ',' .. account)

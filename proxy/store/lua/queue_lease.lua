@@ -34,12 +34,12 @@ local function pass_on(worker, account, lease_ms)
   end
 end
 
--- The first of the backlog that can be worked on, with its fence and its job's hash; nil, true when there are
--- only some of newer formats.
-local function head(account, format)
+-- The first of the backlog from that rank on that can be worked on, with its fence and its job's hash; nil, true when
+-- there are only some of newer formats.
+local function first_from(account, rank, format)
   local backlog, strangers = backlog_key(account), 0
   while strangers < 100 do
-    local first = redis.call('ZRANGE', backlog, strangers, strangers, 'WITHSCORES')
+    local first = redis.call('ZRANGE', backlog, rank + strangers, rank + strangers, 'WITHSCORES')
     local id = first[1]
     if not id then return nil, strangers > 0 end
     local known = redis.pcall('HMGET', delivery_key(id), 'format', 'state', 'expires_at_ms', 'fence', 'score')
@@ -58,6 +58,28 @@ local function head(account, format)
   return nil, true
 end
 
+-- What is next, as first_from has it: of the others, when so many urgent ones went before them.
+local function head(account, format, hurried)
+  if tonumber(hurried or 0) >= MAX_HURRIED then
+    local id, fence, score, job = first_from(account, redis.call('ZCOUNT', backlog_key(account), '-inf', '(0'), format)
+    if id then return id, fence, score, job end
+  end
+  return first_from(account, 0, format)
+end
+
+-- What the account remembers of a delivery with that score going out.
+local function note_turn(account, score, hurried)
+  local key = account_key(account)
+  local clock = score < 0 and 'urgent_vtime' or 'vtime'
+  local virtual = score < 0 and score + URGENT or score
+  redis.call('HSET', key, clock, math.max(tonumber(redis.call('HGET', key, clock) or 0), virtual))
+  if score < 0 and redis.call('ZCOUNT', backlog_key(account), 0, '+inf') > 0 then
+    redis.call('HINCRBY', key, 'hurried', 1)
+  elseif hurried then
+    redis.call('HDEL', key, 'hurried')
+  end
+end
+
 local function handed_over(id, job)
   return { id, redis.call('HGETALL', delivery_key(id)), job or redis.call('HGETALL', job_key(job_and_account(id))) }
 end
@@ -65,8 +87,8 @@ end
 -- What the worker gets for a bell that was delivered to it: a delivery, or nil.
 local function lease(entry, account, worker, token, format, lease_ms)
   local key = account_key(account)
-  local known = redis.call('HMGET', key, 'bell', 'active', 'paused', 'gate_until_ms', 'refused', 'tried', 'vtime',
-    'unknown_since_ms')
+  local known = redis.call('HMGET', key, 'bell', 'active', 'paused', 'gate_until_ms', 'refused', 'tried',
+    'hurried', 'unknown_since_ms')
   if known[1] ~= entry then
     remove_entry(entry)
     return nil
@@ -80,7 +102,7 @@ local function lease(entry, account, worker, token, format, lease_ms)
     silence(account)
     return nil
   end
-  local id, fence, score, job = head(account, format)
+  local id, fence, score, job = head(account, format, known[7])
   if not id then
     silence(account)
     -- `fence` says that there is only what newer workers understand.
@@ -89,8 +111,8 @@ local function lease(entry, account, worker, token, format, lease_ms)
   end
   redis.call('ZREM', backlog_key(account), id)
   redis.call('HSET', delivery_key(id), 'state', 'active', 'token', token, 'worker', worker, 'fence', fence + 1)
-  local virtual = math.max(tonumber(known[7] or 0), score)
-  redis.call('HSET', key, 'active', id, 'worker', worker, 'vtime', virtual)
+  redis.call('HSET', key, 'active', id, 'worker', worker)
+  note_turn(account, score, known[7])
   if known[6] or known[8] then redis.call('HDEL', key, 'tried', 'unknown_since_ms') end
   return handed_over(id, job)
 end

@@ -115,7 +115,7 @@ local function check_account(account)
     if not exists or (not is_delivered(known[1]) and not after(known[1], last_delivered)) then
       next_turn(account)
       repaired('has lost its bell', account)
-    elseif not given(known[2]) and is_closed(known[3], known[4]) then
+    elseif not ALL_PAUSED and not given(known[2]) and is_closed(known[3], known[4]) then
       silence(account)
       repaired('rings behind a closed gate', account)
     end

@@ -27,6 +27,7 @@ local function bury(job)
     deleted = deleted or delivery.action == 'delete'
     redis.call('DEL', delivery_key(id))
     redis.call('ZREM', P .. 'dead', id)
+    if fields.site then redis.call('ZREM', P .. 'dead:' .. fields.site, id) end
   end
   redis.call('DEL', job_key(job))
   redis.call('HDEL', P .. 'over', job)

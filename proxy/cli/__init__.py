@@ -14,6 +14,7 @@ from typing import Annotated
 
 import typer
 
+from proxy.cli import accounts, dead, jobs, steering
 from proxy.errors import FeedproxyError, UsageError
 
 app = typer.Typer(
@@ -24,6 +25,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+app.add_typer(steering.app)
+app.add_typer(jobs.app, name="jobs")
+app.add_typer(dead.app, name="dead")
+app.add_typer(accounts.app, name="accounts")
 
 
 def _print_version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it with the option's value
@@ -163,7 +170,3 @@ def main() -> None:
     except FeedproxyError as error:
         sys.stderr.write(f"feedproxy: {error}\n")
         sys.exit(2 if isinstance(error, UsageError) else 1)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,165 @@
+"""`feedproxy jobs …`: what waits, what has become of it, and why it waits."""
+
+# ruff: noqa: PLC0415 - see proxy/cli/__init__.py
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from proxy.cli.reach import Desk, at_desk
+
+if TYPE_CHECKING:
+    from proxy.syndication.desk import JobView
+
+app = typer.Typer(help="Posts on their way to accounts.", no_args_is_help=True)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Job = Annotated[str, typer.Argument(help="The job, as a list or the CMS's answer names it.")]
+MAX_LISTED = 10_000
+
+
+@app.command("list")
+def list_jobs(
+    *,
+    site: Annotated[list[str] | None, typer.Option(help="Of these sites; all of feedproxy.toml.")] = None,
+    status: Annotated[str | None, typer.Option(help="As pending, partial or failed.")] = None,
+    group: Annotated[str | None, typer.Option(help="Of this group.")] = None,
+    account: Annotated[str | None, typer.Option(help="That go to this account.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=MAX_LISTED, help="So many at most.")] = 50,
+    as_json: AsJson = False,
+) -> None:
+    """List jobs, the newest first."""
+    from proxy.cli.output import show_json, show_table
+    from proxy.errors import UsageError
+    from proxy.syndication.job import Status
+    from proxy.syndication.report import job_line
+
+    if status is not None and status not in tuple(Status):
+        raise UsageError(f"--status must be one of {', '.join(Status)}")
+
+    async def work(desk: Desk) -> list[dict[str, Any]]:
+        sites = site or [each.name for each in desk.settings.tenants.sites]
+        views = [view for name in sites for view in await _of_site(desk, name, status, group, account, limit)]
+        views.sort(key=lambda view: view.job.created_at_ms, reverse=True)
+        return [job_line(view) for view in views[:limit]]
+
+    jobs = at_desk(work)
+    if as_json:
+        show_json(jobs)
+        return
+    show_table(
+        ("Job", "Site", "Post", "Group", "Priority", "Status", "Accounts", "Created"),
+        [
+            (
+                *(job[name] for name in ("id", "site", "post", "group", "priority", "status")),
+                ", ".join(f"{name} {shown}" for name, shown in job["accounts"].items()),
+                job["created_at"],
+            )
+            for job in jobs
+        ],
+    )
+
+
+async def _of_site(
+    desk: Desk, site: str, status: str | None, group: str | None, account: str | None, limit: int
+) -> list[JobView]:
+    from proxy.syndication.job import Status
+
+    wanted = Status(status) if status else None
+    found: list[JobView] = []
+    cursor: str | None = None
+    while True:
+        page = await desk.controls.jobs(site, status=wanted, group=group, cursor=cursor, limit=limit)
+        found += [view for view in page.jobs if account is None or account in view.job.accounts]
+        cursor = page.cursor
+        if not cursor or len(found) >= limit:
+            return found
+
+
+@app.command("show")
+def show_job(job: Job, *, as_json: AsJson = False) -> None:
+    """Show one job, and why it waits if it does."""
+    from proxy.cli.output import show_fields, show_json
+    from proxy.syndication.report import job_report
+
+    async def work(desk: Desk) -> dict[str, Any] | None:
+        found = await desk.controls.job(job)
+        return job_report(*found) if found is not None else None
+
+    report = at_desk(work)
+    if report is None:
+        raise _unknown(job)
+    if as_json:
+        show_json(report)
+        return
+    show_fields({name: value for name, value in report.items() if name != "accounts"})
+    for account in report["accounts"]:
+        _show_account(account)
+
+
+def _show_account(account: dict[str, Any]) -> None:
+    from proxy.cli.output import show_fields, show_line
+
+    show_line("")
+    show_line(f"{account['account']}: {account['status']}")
+    for cause in account["waiting_for"]:
+        until = f", until {cause['until']}" if cause["until"] else ""
+        show_line(f"  waits ({cause['code']}): {cause['sentence']}{until}")
+    names = ("uri", "attempts", "error", "degraded", "position")
+    show_fields({f"  {name}": account[name] for name in names})
+    for failure in account["history"]:
+        show_line(f"  failed at {failure['at']}: {failure['reason']}")
+
+
+@app.command("retry")
+def retry_job(job: Job) -> None:
+    """Try again what has failed of a job, or waits for credentials."""
+
+    async def work(desk: Desk) -> tuple[JobView | None, bool]:
+        from proxy.syndication.shown import is_stuck
+
+        before = await desk.controls.job(job)
+        stuck = before is not None and any(is_stuck(before[0], each) for each in before[0].deliveries)
+        return (await desk.controls.retry(job), True) if stuck else (before[0] if before else None, False)
+
+    view, done = at_desk(work)
+    _tell(job, view, done=done, wrong="nothing of it has failed or waits for credentials")
+
+
+@app.command("cancel")
+def cancel_job(job: Job) -> None:
+    """Cancel what has not been sent of a job."""
+
+    async def work(desk: Desk) -> tuple[JobView | None, bool]:
+        from proxy.syndication.job import Status
+
+        view = await desk.controls.cancel(job)
+        withdrawn = view is not None and any(
+            each.shown is Status.CANCELED or each.after for each in view.deliveries
+        )
+        return view, withdrawn
+
+    view, done = at_desk(work)
+    _tell(job, view, done=done, wrong="each account of it is done")
+
+
+def _tell(job: str, view: JobView | None, *, done: bool, wrong: str) -> None:
+    from proxy.cli.output import show_line
+    from proxy.errors import OperationalError
+    from proxy.syndication.report import job_line
+
+    if view is None:
+        raise _unknown(job)
+    if not done:
+        raise OperationalError(f"{view.job.id}: {wrong}")
+    line = job_line(view)
+    show_line(f"{line['id']}: " + ", ".join(f"{name} {shown}" for name, shown in line["accounts"].items()))
+
+
+def _unknown(job: str) -> Exception:
+    from proxy.cli.output import inert
+    from proxy.errors import OperationalError
+
+    return OperationalError(f"there is no job {inert(job)!r}")

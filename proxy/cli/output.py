@@ -1,0 +1,74 @@
+"""What commands print: tables for people, JSON for programs; tenants' text can do nothing in either."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import AsyncIterator, Mapping, Sequence
+
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress
+from rich.table import Table
+from rich.text import Text
+
+# For what is no terminal, and has no width.
+_WIDE = 200
+# Joins emoji, and does nothing else.
+_JOINER = "\u200d"
+
+
+def inert(value: object) -> str:
+    """`value` as text without what a terminal would obey: controls, escapes, changes of direction."""
+    if value is None:
+        return ""
+    return "".join(char if char.isprintable() or char == _JOINER else "\ufffd" for char in str(value))
+
+
+def show_json(document: object) -> None:
+    """Print `document` as JSON in ASCII."""
+    sys.stdout.write(json.dumps(document, indent=2) + "\n")
+
+
+def show_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, title: str = "") -> None:
+    """Print rows under the names of columns."""
+    table = Table(title=inert(title) or None, title_justify="left")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(inert(value)) for value in row))
+    _console().print(table)
+
+
+def show_fields(fields: Mapping[str, object]) -> None:
+    """Print names with values, one a line, those that have one."""
+    for name, value in fields.items():
+        if value not in (None, "", [], ()):
+            show_line(f"{name}: {inert(value)}")
+
+
+def show_line(text: str) -> None:
+    """Print one line."""
+    _console().print(Text(inert(text)), soft_wrap=True)
+
+
+def warn(text: str) -> None:
+    """Say something on stderr that is not the answer."""
+    sys.stderr.write(f"feedproxy: {inert(text)}\n")
+
+
+async def counted(batches: AsyncIterator[int], total: int, what: str) -> int:
+    """Go through `batches`, with a bar while a terminal watches; how many there were in all."""
+    console = Console(stderr=True)
+    columns = (*Progress.get_default_columns(), MofNCompleteColumn())
+    count = 0
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task(what, total=total)
+        async for batch in batches:
+            count += batch
+            progress.update(task, completed=min(count, total))
+    return count
+
+
+def _console() -> Console:
+    is_terminal = sys.stdout.isatty()
+    return Console(markup=False, emoji=False, highlight=False, width=None if is_terminal else _WIDE)
