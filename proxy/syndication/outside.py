@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import math
 import socket
+import ssl
 import threading
 import zlib
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -87,12 +88,13 @@ class Outside:
         user_agent: str,
         allowed: Sequence[IpNetwork] = (),
         resolve: Resolve | None = None,
+        ssl_context: ssl.SSLContext | None = None,
     ) -> None:
         self._clock = clock
         self._user_agent = user_agent
         self._allowed = tuple(allowed)
         self._resolve = resolve or SystemResolver()
-        self._ssl_context = httpx.create_ssl_context(trust_env=False)
+        self._ssl_context = ssl_context
 
     async def get(self, url: str, wanted: Wanted, *, deadline: float, hosts: Sequence[str] = ()) -> Answer:
         """What is at `url` or where it redirects to: a 200 of the wanted kind and size."""
@@ -132,6 +134,8 @@ class Outside:
     ) -> Answer:
         """One request and its answer."""
         backend = _Guarded(self._resolve, self._allowed, exempt=bool(hosts) and host_allowed(str(url), hosts))
+        # Loading the certificates of the world takes a while: not before there is something to ask.
+        self._ssl_context = self._ssl_context or httpx.create_ssl_context(trust_env=False)
         transport = DeadlineTransport(
             self._clock, max_connections=1, ssl_context=self._ssl_context, backend=backend
         )
@@ -251,6 +255,10 @@ class _Guarded(httpcore.AsyncNetworkBackend):
                 found = await self._resolve(host, port)
         except TimeoutError:
             raise httpcore.ConnectTimeout("the name was not resolved in time") from None
+        except socket.gaierror as error:
+            if error.errno == socket.EAI_NONAME:
+                raise OutsideRefused(f"there is no host {_shown(host)}") from None
+            raise httpcore.ConnectError(f"the name was not resolved: {error}") from None
         except OSError as error:
             raise httpcore.ConnectError(f"the name was not resolved: {error}") from None
         addresses = list(dict.fromkeys(found))

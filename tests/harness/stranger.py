@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import socket
 from collections.abc import AsyncIterator, Sequence
 
 from harness.pds import BodyServer
@@ -63,5 +64,5 @@ class Names:
             return [str(ipaddress.ip_address(host))]
         answers = self._names.get(host)
         if not answers:
-            raise OSError("no such name")
+            raise socket.gaierror(socket.EAI_NONAME, "no such name")
         return answers.pop(0) if len(answers) > 1 else answers[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import ssl
 import tracemalloc
 import zlib
 
@@ -24,7 +25,13 @@ def soon(seconds=20.0):
 
 
 def outside_of(names=None, allowed=(STRANGERS,)):
-    return Outside(CLOCK, user_agent="feedproxy/1 (tests)", allowed=allowed, resolve=names or Names({}))
+    return Outside(
+        CLOCK,
+        user_agent="feedproxy/1 (tests)",
+        allowed=allowed,
+        resolve=names or Names({}),
+        ssl_context=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
+    )
 
 
 @pytest.fixture
@@ -264,10 +271,14 @@ async def test_no_answer_may_be_tried_again(servers):
         await outside_of().get(server.url, ANYTHING, deadline=soon())
     assert caught.value.sent
     await server.stop()
-    for url in (server.url, "http://unknown.example/"):
-        with pytest.raises(OutsideFailed) as caught:
-            await outside_of().get(url, ANYTHING, deadline=soon())
-        assert not caught.value.sent
+    with pytest.raises(OutsideFailed) as caught:
+        await outside_of().get(server.url, ANYTHING, deadline=soon())
+    assert not caught.value.sent
+
+
+async def test_a_name_that_there_is_not_is_not_asked_for_again():
+    with pytest.raises(OutsideRefused, match="there is no host"):
+        await outside_of().get("http://unknown.example/", ANYTHING, deadline=soon())
 
 
 @pytest.mark.parametrize(
