@@ -60,8 +60,11 @@ from proxy.store.servers import servers_of
 from proxy.syndication.accounts import AccountBook, TokenCheck
 from proxy.syndication.direct import DirectPublisher
 from proxy.syndication.durability import Durability
+from proxy.syndication.enriching import Enricher
+from proxy.syndication.foreign import ForeignReader
 from proxy.syndication.gates import GateKeeper
 from proxy.syndication.intake import Intake, IntakePolicy
+from proxy.syndication.outside import Outside
 from proxy.syndication.preparing import Preparer
 from proxy.syndication.publisher import Publisher
 from proxy.syndication.queue import JobQueue, QueuePolicy
@@ -263,12 +266,14 @@ async def syndicating(
         stack.push_async_callback(queue.aclose)
         draw = random.Random().random  # noqa: S311  (jitter, not secrets)
         await stack.enter_async_context(Preparer(book, pins, sessions, clock, draw=draw).working())
+        outside = Outside(clock, user_agent=_user_agent(settings), allowed=settings.enrich_allow)
+        enricher = Enricher(outside, ForeignReader(clock), clock)
         yield Syndication(
             queue=queue,
             book=book,
             pins=pins,
             sessions=sessions,
-            publisher=Publisher(sessions, pds, identities, lambda: book.current, clock),
+            publisher=Publisher(sessions, pds, identities, enricher, lambda: book.current, clock),
             store_config=persistence_of(servers, prefix),
         )
 
@@ -295,15 +300,19 @@ def _store(settings: Settings, clock: Clock) -> Store:
 def _client(
     settings: Settings, clock: Clock, max_connections: int, *, base_url: str = ""
 ) -> httpx.AsyncClient:
-    contact = f" ({settings.contact})" if settings.contact else ""
     return httpx.AsyncClient(
         base_url=base_url,
         transport=DeadlineTransport(clock, max_connections=max_connections),
-        headers={"user-agent": f"feedproxy/{VERSION}{contact}"},
+        headers={"user-agent": _user_agent(settings)},
         # A cookie for one question would go along with everyone's.
         cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
         trust_env=False,
     )
+
+
+def _user_agent(settings: Settings) -> str:
+    contact = f" ({settings.contact})" if settings.contact else ""
+    return f"feedproxy/{VERSION}{contact}"
 
 
 def _gate_policy(settings: Settings, share: float = 1.0) -> GatePolicy:

@@ -19,6 +19,7 @@ from proxy.tenants import Site
 
 # A CMS waits for the answer.
 ATTEMPT_TIMEOUT_S: Final = 5.0
+_ENRICH_S: Final = 2.0
 
 _log = get_logger()
 
@@ -66,7 +67,7 @@ class DirectPublisher:
             return None
         lease = _Unqueued(site.name, post, account, self._clock)
         try:
-            outcome = await self._publisher(lease.delivery, post, lease)
+            outcome = await self._publisher(lease.delivery, post, lease, enrich_s=_ENRICH_S)
         except (LeaseLost, StoreError):
             return None
         if isinstance(outcome, Published):
