@@ -37,7 +37,7 @@ token_env = "TOKEN_blog"
 accounts = ["main", "side"]
 callback_secrets_env = ["HOOK_blog"]
 """
-HOOK = "whsec_aG9vay1zZWNyZXQtaG9vay1zZWNyZXQ"
+HOOK = "whsec_aG9vay1zZWNyZXQtaG9vay1zZWNyZXQtaG9vay1zZWNyZXQ"
 
 
 class Told:
