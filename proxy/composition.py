@@ -9,7 +9,7 @@ import os
 import random
 import socket
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, Final
@@ -58,9 +58,12 @@ from proxy.store.persistence import persistence_of
 from proxy.store.queue_store import TIMEOUT_S, QueueStore
 from proxy.store.servers import servers_of
 from proxy.syndication.accounts import AccountBook, TokenCheck
+from proxy.syndication.callbacks import Callbacks
 from proxy.syndication.direct import DirectPublisher
+from proxy.syndication.documents import Documents
 from proxy.syndication.durability import Durability
 from proxy.syndication.enriching import Enricher
+from proxy.syndication.errands import Errands
 from proxy.syndication.foreign import ForeignReader
 from proxy.syndication.gates import GateKeeper
 from proxy.syndication.intake import Intake, IntakePolicy
@@ -191,7 +194,9 @@ class Syndication:
     pins: Pins
     sessions: Sessions
     publisher: Publisher
-    store_config: Callable[[], Awaitable[Mapping[str, str]]]
+    outside: Outside
+    enricher: Enricher
+    documents: Documents
 
     def routes(self, settings: Settings, clock: Clock, draining: asyncio.Event) -> list[BaseRoute]:
         """The intake: /syndicate and what belongs to it."""
@@ -200,9 +205,8 @@ class Syndication:
             desk,
             self.book,
             clock,
-            IntakePolicy(max_post_age_s=settings.max_post_age_days * _DAY_S, base=settings.public_url or ""),
-            durability=Durability(self.store_config, clock),
-            known_did=self._known_did,
+            IntakePolicy(max_post_age_s=settings.max_post_age_days * _DAY_S),
+            documents=self.documents,
             forgive=lambda account: self._forgive(account, clock.steady() + _FORGIVE_S),
             publish_now=DirectPublisher(
                 self.publisher, self.sessions, lambda: self.book.current, clock, closed=desk.closed
@@ -223,16 +227,23 @@ class Syndication:
         policy = WorkerPolicy(concurrency=settings.worker_concurrency, lease_s=settings.lease_s)
         name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:12]}"
         draw = random.Random().random  # noqa: S311  (jitter, not secrets)
-        return Worker(self.queue, self.publisher, self.fingerprints, clock, policy, name=name, draw=draw)
+        callbacks = Callbacks(self.outside.post, self.documents.job, clock, draw=draw)
+        return Worker(
+            self.queue,
+            self.publisher,
+            self.fingerprints,
+            clock,
+            policy,
+            name=name,
+            draw=draw,
+            errands=Errands(self.queue, self.enricher, callbacks, lambda: self.book.current, clock),
+        )
 
     def fingerprints(self) -> Mapping[str, str]:
         """The accounts that can be logged in to, with what tells one password from the next."""
         accounts = self.book.current
         known = {name: accounts.credential(name) for name in accounts.usable()}
         return {name: credential.fingerprint for name, credential in known.items() if credential}
-
-    async def _known_did(self, account: Account) -> str:
-        return await self.pins.known(account.identifier)
 
     async def _forgive(self, account: Account, deadline: float) -> None:
         # Of an account that nobody can find no login was refused.
@@ -274,7 +285,14 @@ async def syndicating(
             pins=pins,
             sessions=sessions,
             publisher=Publisher(sessions, pds, identities, enricher, lambda: book.current, clock),
-            store_config=persistence_of(servers, prefix),
+            outside=outside,
+            enricher=enricher,
+            documents=Documents(
+                book,
+                Durability(persistence_of(servers, prefix), clock),
+                lambda account: pins.known(account.identifier),
+                base=settings.public_url or "",
+            ),
         )
 
 

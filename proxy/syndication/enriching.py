@@ -21,9 +21,6 @@ from proxy.syndication.post import Post
 from proxy.telemetry import get_logger
 from proxy.tenants import Site
 
-# All of it; the post then goes without what is missing.
-ENRICH_S: Final = 15.0
-
 _ATTEMPT_S: Final = 6.0
 _ATTEMPTS: Final = 2
 _PAUSE_S: Final = 0.5

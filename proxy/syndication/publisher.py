@@ -37,7 +37,8 @@ from proxy.syndication.accounts import Accounts
 from proxy.syndication.attempt import Credentials, Lease, Outcome, Permanent, Published, Transient, Wait
 from proxy.syndication.deletion import delete_post
 from proxy.syndication.embedding import BLOB_LIFETIME_S, Embedder, bare_embed
-from proxy.syndication.enriching import ENRICH_S, Enricher
+from proxy.syndication.enriching import Enricher
+from proxy.syndication.enrichment import Enrichment, enrichment_of
 from proxy.syndication.intent import Embed, FrozenRecord, Intent, restore_intent
 from proxy.syndication.job import Action, Delivery, Job
 from proxy.syndication.mentions import resolve_mentions
@@ -52,6 +53,8 @@ from proxy.telemetry import get_logger
 # a key of its own: there may be several posts on one page, one after the other.
 ADOPTED_FROM_AGE_S: Final = 600.0
 
+# For how long pictures may be fetched that are not at hand: another process looked at them.
+PICTURES_S: Final = 6.0
 # Keys of other posts that one attempt steps over: they collide once in 10⁹.
 _MAX_STEPS: Final = 5
 # Sessions that one attempt goes through: an expired one, one of an account that moved.
@@ -77,7 +80,7 @@ class _Attempt:
     looks: bool = False
     intended: bool = False
     # For how long what the post is published with may be looked for.
-    enrich_s: float = ENRICH_S
+    enrich_s: float = PICTURES_S
 
     @property
     def identity(self) -> PostIdentity:
@@ -113,11 +116,11 @@ class Publisher:
         self._clock = clock
 
     async def __call__(
-        self, delivery: Delivery, post: Post, lease: Lease, *, enrich_s: float = ENRICH_S
+        self, delivery: Delivery, post: Post, lease: Lease, *, enrich_s: float = PICTURES_S
     ) -> Outcome:
         """One attempt; see `attempt.Publish`. Must not be canceled while a request is under way.
 
-        `enrich_s`: for how long what the post is published with may be looked for.
+        `enrich_s`: for how long pictures may be fetched, and of a post that was never queued its page.
         """
         login = login_of(self._accounts(), delivery.account)
         if login is None:
@@ -229,7 +232,9 @@ class Publisher:
         if site is None:
             return bare_embed(post)
         deadline_at = self._clock.steady() + attempt.enrich_s
-        enrichment = await self._enricher.enrich(post, site, deadline_at)
+        enrichment = _enrichment_of(attempt.lease.job, post)
+        if enrichment is None:
+            enrichment = await self._enricher.enrich(post, site, deadline_at)
         return await self._embedder.embed(
             post,
             site,
@@ -311,6 +316,14 @@ def login_of(accounts: Accounts, name: str) -> Login | None:
         service=account.service,
         fingerprint=credential.fingerprint,
     )
+
+
+def _enrichment_of(job: Job, post: Post) -> Enrichment | None:
+    """What an earlier step of the chain has found out; None if there was none."""
+    if not job.enrich:
+        return None
+    found = Enrichment.from_json(job.enrichment) if job.enrichment else None
+    return found or enrichment_of(post, degraded=(f"the page: {job.unenriched or 'nothing is known of it'}",))
 
 
 def _settled(attempt: _Attempt) -> tuple[Intent, tuple[FrozenRecord, ...]]:

@@ -11,7 +11,7 @@ from harness.queue import DAY_S, POLICY, QueueOfTest, queue_on, sound_queue, sub
 from harness.redis_servers import KINDS, redis_server
 from proxy.errors import LeaseLost, StoreRefused, Superseded
 from proxy.syndication.desk import Verdict
-from proxy.syndication.job import Action, DeliveryState, Status
+from proxy.syndication.job import FORMAT, Action, DeliveryState, Status
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -630,12 +630,12 @@ async def test_a_job_of_a_newer_format_is_left_for_newer_workers(queue, stored):
     await queue.enqueue(submission("known"))
     (newer,) = (name for name in stored.keys("job:*") if stored.hash(name)["post"] == "new")
     for name in (newer, f"d:{newer.removeprefix('job:')}:main"):
-        stored.redis.hset(stored.key(name), "format", 2)
+        stored.redis.hset(stored.key(name), "format", FORMAT + 1)
     leased = await lease(queue, "old")
     assert leased.job.post == "known"
     await queue.finish(leased, "at://x", "c", following="old")
     assert await queue.take("old", 10) == []
-    async with queue_on(stored.url, stored.namespace, readable=2) as newer_queue:
+    async with queue_on(stored.url, stored.namespace, readable=FORMAT + 1) as newer_queue:
         await worker(newer_queue, "new")
         stored.let_time_pass(2)
         await newer_queue.promote()

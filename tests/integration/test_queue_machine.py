@@ -90,6 +90,10 @@ class QueueMachine(RuleBasedStateMachine):
         self.do(self.queue.introduce(worker, dict.fromkeys(ACCOUNTS, f"fp-{worker}")))
         self.alive.add(worker)
 
+    def wishes(self, _post):
+        """What a submission has beside that."""
+        return {}
+
     # What the model makes of it.
 
     def is_open(self, account):
@@ -102,6 +106,10 @@ class QueueMachine(RuleBasedStateMachine):
 
     def ready(self, account):
         return [one for one in self.known.values() if one.account == account and one.state is S.READY]
+
+    def has_work(self, account):
+        """Whether something of it may be leased."""
+        return bool(self.ready(account))
 
     def active(self, account):
         return [one for one in self.known.values() if one.account == account and one.state is S.ACTIVE]
@@ -162,6 +170,7 @@ class QueueMachine(RuleBasedStateMachine):
             wanted=wanted,
             skip="" if wanted else "not_published",
             unpublish=unpublish,
+            **self.wishes(post),
         )
         answer = self.do(self.queue.enqueue(given))
         job = self.posts.get((site, post))
@@ -269,7 +278,7 @@ class QueueMachine(RuleBasedStateMachine):
         eligible = [
             account
             for account in ACCOUNTS
-            if self.is_open(account) and self.ready(account) and not self.active(account)
+            if self.is_open(account) and self.has_work(account) and not self.active(account)
         ]
         self.took(worker, leases)
         assert len(leases) == min(count, len(eligible))
