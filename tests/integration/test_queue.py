@@ -497,6 +497,25 @@ async def test_unpublished_after_publication_deletes_the_record_once(queue, stor
     assert await queue.take("w1", 10) == []
 
 
+@pytest.mark.parametrize("swept", [False, True])
+async def test_published_again_after_its_deletion_it_is_a_post_of_its_own(queue, stored, swept):
+    await worker(queue)
+    first = (await queue.enqueue(submission(revision=1))).job
+    await queue.finish(await lease(queue), "at://x", "c")
+    if swept:
+        stored.let_time_pass(8 * DAY_S)
+        await queue.sweep()
+    await queue.enqueue(submission(revision=2, wanted=False, unpublish="delete", skip="not_published"))
+    await queue.finish(await lease(queue), "at://x", "")
+    again = await queue.enqueue(submission(revision=3))
+    assert (again.verdict, again.generation) == (Verdict.QUEUED, 1)
+    assert again.job != first
+    leased = await lease(queue)
+    assert (leased.delivery.action, leased.delivery.generation) == (Action.POST, 1)
+    await queue.finish(leased, "at://y", "c")
+    assert (await queue.enqueue(submission(revision=4))).verdict is Verdict.RECORDED
+
+
 async def test_unpublished_while_it_is_being_sent_is_deleted_afterwards(queue):
     await worker(queue)
     await queue.enqueue(submission(revision=1))

@@ -175,7 +175,7 @@ class QueueMachine(RuleBasedStateMachine):
         answer = self.do(self.queue.enqueue(given))
         job = self.posts.get((site, post))
         own = [one for one in self.known.values() if one.job == job]
-        if job is None or (wanted and own and all(one.state is S.CANCELED for one in own)):
+        if job is None or (wanted and own and all(self.is_gone(one) for one in own)):
             assert answer.verdict is (Verdict.QUEUED if wanted else Verdict.SKIPPED)
             if wanted:
                 self.add(answer.job, site, post, accounts)
@@ -191,6 +191,10 @@ class QueueMachine(RuleBasedStateMachine):
             self.replaced(job, site, post, accounts)
         else:
             assert answer.verdict is Verdict.RECORDED
+
+    def is_gone(self, one):
+        """Whether nothing of it is on the account, nor will be."""
+        return one.state is S.CANCELED or (one.state is S.DONE and one.action is Action.DELETE)
 
     def state_of(self, job, account):
         one = self.known.get(f"{job}:{account}")

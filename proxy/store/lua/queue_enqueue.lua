@@ -207,6 +207,18 @@ local function is_there_and_folded()
   return false
 end
 
+-- Whether all that there was of the post has been deleted.
+local function is_unpublished()
+  if not stored.id then return state == 'unpublished' end
+  local deleted = false
+  local _, deliveries = unfolded(job)
+  for _, delivery in ipairs(deliveries or {}) do
+    if delivery.state == 'done' and delivery.action ~= 'delete' then return false end
+    deleted = deleted or delivery.state == 'done'
+  end
+  return deleted
+end
+
 -- The record of a delivery that is done is to go.
 local function unpublish(id)
   if is_there_and_folded() then unfold(job) end
@@ -263,6 +275,15 @@ if not is_newer(who.revision) then
 end
 if S.wanted ~= '1' then return withdraw() end
 if stored.id and (stored.open > 0 or has_dead(job, stored.accounts)) then return replace() end
+if is_unpublished() then
+  -- Published again: another record, with a key of its own.
+  generation = string.format('%d', tonumber(generation or 0) + 1)
+  local created = create('post')
+  if created[1] == 'full' then return created end
+  who.generation = generation
+  remember(POST, who)
+  return created
+end
 if stored.id and S.skip ~= 'too_old' and has_newcomer() then
   -- The first write may be refused for want of memory: before anything was changed.
   redis.call('HSET', SITE, 'per_hour', S.posts_per_hour)
