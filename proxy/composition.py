@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import math
 import os
 import random
@@ -76,12 +77,18 @@ from proxy.syndication.accounts import AccountBook, TokenCheck
 from proxy.syndication.admin import QueueAdminRoutes
 from proxy.syndication.announcing import Announcing, Changed
 from proxy.syndication.attempt import Publish
+from proxy.syndication.callbacks import Callbacks
 from proxy.syndication.controls import Controls
 from proxy.syndication.counting import CountedPublish
-from proxy.syndication.direct import DirectPublisher
+from proxy.syndication.direct import ENRICH_S, DirectPublisher
+from proxy.syndication.documents import Documents
 from proxy.syndication.durability import Durability
+from proxy.syndication.enriching import Enricher
+from proxy.syndication.errands import Errands
+from proxy.syndication.foreign import ForeignReader
 from proxy.syndication.gates import GateKeeper
 from proxy.syndication.intake import Intake, IntakePolicy
+from proxy.syndication.outside import Outside
 from proxy.syndication.preparing import Preparer
 from proxy.syndication.publisher import Publisher
 from proxy.syndication.queue import JobQueue, QueuePolicy
@@ -276,10 +283,13 @@ class Syndication:
     pins: Pins
     sessions: Sessions
     publisher: Publisher
-    publish: Publish  # by it, and told to who wants to know
+    changed: Changed
     observers: list[Observe]  # of what is asked of PDSs
     store_config: Callable[[], Awaitable[Mapping[str, str]]]
     instruments: Instruments
+    outside: Outside
+    enricher: Enricher
+    documents: Documents
 
     def routes(self, settings: Settings, clock: Clock, draining: asyncio.Event) -> list[BaseRoute]:
         """The intake: /syndicate and what belongs to it."""
@@ -288,12 +298,15 @@ class Syndication:
             desk,
             self.book,
             clock,
-            IntakePolicy(max_post_age_s=settings.max_post_age_days * _DAY_S, base=settings.public_url or ""),
-            durability=Durability(self.store_config, clock),
-            known_did=self._known_did,
+            IntakePolicy(max_post_age_s=settings.max_post_age_days * _DAY_S),
+            documents=self.documents,
             forgive=lambda account: self._forgive(account, clock),
             publish_now=DirectPublisher(
-                self.publish, self.sessions, lambda: self.book.current, clock, closed=desk.closed
+                self._announced(functools.partial(self.publisher, enrich_s=ENRICH_S)),
+                self.sessions,
+                lambda: self.book.current,
+                clock,
+                closed=desk.closed,
             ),
         )
         waiters = Waiters(intake, draining, WaitPolicy())
@@ -313,9 +326,10 @@ class Syndication:
         draw = random.Random().random  # noqa: S311  (jitter, not secrets)
         slots = Slots(AdaptivePolicy(ceiling=settings.worker_concurrency), clock)
         self.observers.append(slots.heard)
+        callbacks = Callbacks(self.outside.post, self.documents.job, clock, draw=draw)
         worker = Worker(
             self.queue,
-            CountedPublish(self.publish, self.instruments, clock),
+            CountedPublish(self._announced(self.publisher), self.instruments, clock),
             self.fingerprints,
             clock,
             policy,
@@ -323,6 +337,7 @@ class Syndication:
             draw=draw,
             slots=slots,
             home=self.publisher.home,
+            errands=Errands(self.queue, self.enricher, callbacks, lambda: self.book.current, clock),
         )
         tally = self.instruments.tally
         tally.gauge("feedproxy_pool_size", read=lambda: policy.concurrency)
@@ -336,9 +351,6 @@ class Syndication:
         known = {name: accounts.credential(name) for name in accounts.usable()}
         return {name: credential.fingerprint for name, credential in known.items() if credential}
 
-    async def _known_did(self, account: Account) -> str:
-        return await self.pins.known(account.identifier)
-
     def controls(self, clock: Clock) -> Controls:
         """What operators may do to the queue."""
 
@@ -347,6 +359,9 @@ class Syndication:
                 await self._forgive(account, clock)
 
         return Controls(self.queue, forgive)
+
+    def _announced(self, publish: Publish) -> Publish:
+        return Announcing(publish, lambda: self.book.current, self.changed)
 
     async def _forgive(self, account: Account, clock: Clock) -> None:
         # Of an account that nobody can find no login was refused.
@@ -396,17 +411,27 @@ async def syndicating(
         draw = random.Random().random  # noqa: S311  (jitter, not secrets)
         if prepare:
             await stack.enter_async_context(Preparer(book, pins, sessions, clock, draw=draw).working())
-        publisher = Publisher(sessions, pds, identities, lambda: book.current, clock)
+        outside = Outside(clock, user_agent=_user_agent(settings), allowed=settings.enrich_allow)
+        enricher = Enricher(outside, ForeignReader(clock), clock)
+        config = persistence_of(servers, prefix)
         yield Syndication(
             queue=queue,
             book=book,
             pins=pins,
             sessions=sessions,
-            publisher=publisher,
-            publish=Announcing(publisher, lambda: book.current, changed),
+            publisher=Publisher(sessions, pds, identities, enricher, lambda: book.current, clock),
+            changed=changed,
             observers=observers,
-            store_config=persistence_of(servers, prefix),
+            store_config=config,
             instruments=instruments,
+            outside=outside,
+            enricher=enricher,
+            documents=Documents(
+                book,
+                Durability(config, clock),
+                lambda account: pins.known(account.identifier),
+                base=settings.public_url or "",
+            ),
         )
 
 
@@ -434,15 +459,19 @@ def client_of(
     settings: Settings, transport: httpx.AsyncBaseTransport, *, base_url: str = ""
 ) -> httpx.AsyncClient:
     """The HTTP client of a process."""
-    contact = f" ({settings.contact})" if settings.contact else ""
     return httpx.AsyncClient(
         base_url=base_url,
         transport=transport,
-        headers={"user-agent": f"feedproxy/{VERSION}{contact}"},
+        headers={"user-agent": _user_agent(settings)},
         # A cookie for one question would go along with everyone's.
         cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
         trust_env=False,
     )
+
+
+def _user_agent(settings: Settings) -> str:
+    contact = f" ({settings.contact})" if settings.contact else ""
+    return f"feedproxy/{VERSION}{contact}"
 
 
 def _gate_policy(settings: Settings, share: float = 1.0) -> GatePolicy:
