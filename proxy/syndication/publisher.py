@@ -10,6 +10,11 @@ So nothing relies on it alone: whatever may be there already is looked at before
 intent is stored, an earlier attempt may have been sent: the record at its key is looked at. Before that the
 account's last 100 records are listed, as neither a date, which may have been edited, nor a queue, which may
 have been lost or away, says that a post is new. That costs each post a read, without a token, of some 100 KB.
+
+Pictures are uploaded first, as the record names them by their CIDs; an upload that no record follows is
+forgotten by the PDS. If it has forgotten one of a frozen record, which it says when it refuses that record,
+the record goes out without: nothing of the post was there when that was looked at, and whatever may still
+arrive of an earlier attempt has the same key.
 """
 
 from __future__ import annotations

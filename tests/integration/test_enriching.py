@@ -14,7 +14,8 @@ from harness.upstream import Response, xrpc_error
 from integration.publishing import ALICE, BOB, PASSWORD, delivery_of, key_of, post_of
 from proxy.clock import SystemClock
 from proxy.errors import OutsideRefused
-from proxy.syndication.attempt import Published, Transient, Wait
+from proxy.syndication.attempt import Permanent, Published, Transient, Wait
+from proxy.syndication.direct import DirectPublisher
 from proxy.syndication.embedding import BLOB_LIFETIME_S
 from proxy.syndication.enriching import Enricher
 from proxy.syndication.foreign import ForeignReader
@@ -334,6 +335,19 @@ class TestWhatASiteMayFetch:
             await ask(site(name="other"))
 
 
+class TestWithoutTheQueue:
+    async def test_a_cms_that_waits_does_not_wait_for_a_page(self, host, web, alice):
+        await published(host, web.post(1))
+        web.at["/slow"] = Response(hang=True)
+        direct = DirectPublisher(
+            host.publish, host.sessions, lambda: host.accounts, web.clock, closed=lambda account: False
+        )
+        post = web.post(2, path="/slow")
+        outcome = (await direct(host.accounts.sites["blog"], post, ["main"]))["main"]
+        assert outcome.degraded == ("the page: blog.example did not answer in time",)
+        assert record_of(alice, post)["embed"]["external"]["title"] == "Post 2"
+
+
 class TestUploads:
     async def test_a_picture_is_uploaded_once_for_each_account(self, world, host, web, alice):
         bob = world.pds.host(BOB, "bob.test", PASSWORD)
@@ -403,6 +417,15 @@ class TestUploads:
         assert said.startswith("the pictures were refused: ")
         assert "BlobNotFound" in said
         assert again.delivery.cid == outcome.cid
+
+    async def test_a_post_that_is_refused_without_them_too_is_refused(self, world, host, web, alice):
+        refusal = xrpc_error(400, "InvalidRequest", "Invalid record")
+        world.pds.fail("putRecord", refusal, refusal)
+        post = web.post()
+        delivery, job = delivery_of(post)
+        outcome, _ = await host.attempt(delivery, post, job)
+        assert isinstance(outcome, Permanent)
+        assert len(world.pds.calls("putRecord")) == 2
 
     async def test_pictures_that_the_pds_refuses_are_left_out(self, world, host, web, alice):
         refusal = xrpc_error(413, "PayloadTooLarge", "request entity too large")
