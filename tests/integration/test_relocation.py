@@ -64,6 +64,8 @@ class Office:
         with Deployment(
             self.tmp_path, self._nursery, accounts, PLC_URL=directory, UPSTREAM=directory, **settings
         ) as deployment:
+            if "REDIS_URL" not in settings:
+                deployment.serve.wait_event("valkey_up")
             yield deployment
             if deployment.serve.exit_code() is None:
                 assert deployment.serve.terminate() == 0
