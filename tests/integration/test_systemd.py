@@ -122,7 +122,9 @@ def test_what_is_no_listening_socket_is_refused(tmp_path, kind):
         if kind == "file":
             number = stack.enter_context((tmp_path / "file").open("wb")).fileno()
         else:
-            number = next(stack.enter_context(end) for end in socket.socketpair()).fileno()
+            one, other = socket.socketpair()
+            stack.enter_context(other)
+            number = stack.enter_context(one).fileno()
         done = subprocess.run(
             activated(SERVE),
             env={**os.environ, "ACTIVATED_FD": str(number), "FEEDPROXY_DATA_DIR": str(tmp_path / "data")},
