@@ -24,7 +24,7 @@ from proxy.store.transfer import Server, carry, names_of, remove
 from proxy.telemetry import get_logger
 
 # What processes leave behind that have been at work for nobody yet: worth nothing.
-_TRACES: Final = (b"bells", b"workers", b"swept", b"requests", b"resolved", b"pace", b"pauses")
+_TRACES: Final = (b"bells", b"errands", b"workers", b"swept", b"requests", b"resolved", b"pace", b"pauses")
 _TRACES_OF_WORKERS: Final = b"knows:"
 _PERSIST_MS: Final = 10_000
 

@@ -14,6 +14,7 @@
 --                      lastscore:<account> hash by site, for urgent ones by !site
 --   bells              stream, group `workers`: an entry says that an account has work
 --   errands            as bells, for the lanes of errands, see queue_errand
+--   chores             set: the errands that are live
 --   live, delayed, dead, done, idem, gates, orphans, workers   zsets by an instant: when the delivery expires, is
 --                      due, died; the job ended; the answer was made; the gate opens, the account nobody knew is
 --                      tried again; the worker's last heartbeat

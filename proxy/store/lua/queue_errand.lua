@@ -32,6 +32,7 @@ local function add_errand(kind, job, site, format, state, fields)
     'expires_at_ms', string.format('%.0f', expires_ms), unpack(flat(fields)))
   if state == 'dead' then return end
   redis.call('ZADD', P .. 'live', expires_ms, id)
+  redis.call('SADD', P .. 'chores', id)
   make_ready(id)
 end
 
@@ -43,6 +44,7 @@ local function drop_errand(id)
   if not state then return end
   redis.call('DEL', key)
   redis.call('ZREM', P .. 'live', id)
+  redis.call('SREM', P .. 'chores', id)
   redis.call('ZREM', P .. 'delayed', id)
   redis.call('ZREM', backlog_key(lane), id)
   if state == 'active' then next_turn(lane) elseif state ~= 'dead' then hush(lane) end
@@ -121,6 +123,7 @@ local function give_up_notifying(id, state, reason)
   local key = delivery_key(id)
   local known = redis.call('HMGET', key, 'number', 'attempts', 'state')
   redis.call('ZREM', P .. 'live', id)
+  redis.call('SREM', P .. 'chores', id)
   redis.call('ZREM', P .. 'delayed', id)
   redis.call('ZREM', backlog_key(lane), id)
   redis.call('HDEL', key, 'token', 'worker', 'due_at_ms', 'waiting_for', 'deliveries')
