@@ -93,7 +93,7 @@ class _Side:
         return await names_of(self.client, self.prefix) - {self._mark_key}
 
     async def waiting(self) -> int:
-        return int(await self.client.zcard(f"{self.prefix}live"))
+        return await waiting_in(self.client, self.prefix)
 
     async def persist(self) -> None:
         """Have it on disk, where the server can be asked for that."""
@@ -139,6 +139,11 @@ class _Side:
 def prefix_of(namespace: str) -> str:
     """What all keys begin with that are not cache."""
     return f"{namespace}:{{q}}:"
+
+
+async def waiting_in(client: Server, prefix: str) -> int:
+    """How many deliveries have not come to an end; what comes before and after them does not count."""
+    return int(await client.zcard(f"{prefix}live")) - int(await client.scard(f"{prefix}chores"))
 
 
 async def move(

@@ -76,7 +76,7 @@ async def _waiting(settings: Settings, store: str, clock: Clock) -> int | None:
     prefix = move.prefix_of(settings.namespace)
     try:
         async with opened(place, clock, key=prefix) as client:
-            return int(await client.zcard(f"{prefix}live"))
+            return await move.waiting_in(client, prefix)
     except (OperationalError, RedisError, OSError):
         if place.url is None:  # its error says what to do
             raise

@@ -37,6 +37,7 @@ def deployment():
             [AccountOfTest(name="main", identifier="did:plc:nobody", password="x" * 20)],
             UPSTREAM=f"http://127.0.0.1:{api}",
             UPSTREAM_RPS=1000,
+            CLIENT_EXEMPT="127.0.0.0/8",
             PLC_URL=NOBODYS,
             WORKERS=2,
         ) as deployment,
