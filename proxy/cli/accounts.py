@@ -53,11 +53,14 @@ def check_accounts(
     as_json: AsJson = False,
 ) -> None:
     """See whether the identity leads to a server that takes the session, or the password if there is none."""
-    from proxy.cli.output import show_json, show_table
+    from proxy.cli.output import progressing, show_json, show_table
 
     async def work(desk: Desk) -> list[dict[str, Any]]:
+        from proxy.examining import Steps
+
         wanted = [desk.known_account(name) for name in names or desk.posts.book.current.accounts]
-        return [await _checked(desk, name) for name in wanted]
+        with progressing("checking") as told:
+            return await Steps(told).each_one(_checked(desk, name) for name in wanted)
 
     lines = at_desk(work)
     if as_json:
@@ -80,18 +83,18 @@ async def _checked(desk: Desk, name: str) -> dict[str, Any]:
 
 
 @app.command("pause")
-def pause_account(name: Name) -> None:
+def pause_account(name: Name, *, as_json: AsJson = False) -> None:
     """Send nothing to an account any more, until it is resumed."""
-    from proxy.cli.output import show_line
+    from proxy.cli.output import show_done
 
     at_desk(lambda desk: desk.controls.pause(desk.known_account(name)))
-    show_line(f"{name} is paused")
+    show_done(f"{name} is paused", {"paused": name}, as_json=as_json)
 
 
 @app.command("resume")
-def resume_account(name: Name) -> None:
+def resume_account(name: Name, *, as_json: AsJson = False) -> None:
     """End the pause of an account; if its breaker or a refused login has closed it, try it again."""
-    from proxy.cli.output import show_line
+    from proxy.cli.output import show_done
 
     at_desk(lambda desk: desk.controls.resume(desk.known_account(name)))
-    show_line(f"{name} is resumed")
+    show_done(f"{name} is resumed", {"resumed": name}, as_json=as_json)

@@ -114,7 +114,7 @@ def _show_account(account: dict[str, Any]) -> None:
 
 
 @app.command("retry")
-def retry_job(job: Job) -> None:
+def retry_job(job: Job, *, as_json: AsJson = False) -> None:
     """Try again what has failed of a job, or waits for credentials."""
 
     async def work(desk: Desk) -> tuple[JobView | None, bool]:
@@ -125,11 +125,11 @@ def retry_job(job: Job) -> None:
         return (await desk.controls.retry(job), True) if stuck else (before[0] if before else None, False)
 
     view, done = at_desk(work)
-    _tell(job, view, done=done, wrong="nothing of it has failed or waits for credentials")
+    _tell(job, view, done=done, wrong="nothing of it has failed or waits for credentials", as_json=as_json)
 
 
 @app.command("cancel")
-def cancel_job(job: Job) -> None:
+def cancel_job(job: Job, *, as_json: AsJson = False) -> None:
     """Cancel what has not been sent of a job."""
 
     async def work(desk: Desk) -> tuple[JobView | None, bool]:
@@ -142,11 +142,11 @@ def cancel_job(job: Job) -> None:
         return view, withdrawn
 
     view, done = at_desk(work)
-    _tell(job, view, done=done, wrong="each account of it is done")
+    _tell(job, view, done=done, wrong="each account of it is done", as_json=as_json)
 
 
-def _tell(job: str, view: JobView | None, *, done: bool, wrong: str) -> None:
-    from proxy.cli.output import show_line
+def _tell(job: str, view: JobView | None, *, done: bool, wrong: str, as_json: bool) -> None:
+    from proxy.cli.output import show_done
     from proxy.errors import OperationalError
     from proxy.syndication.report import job_line
 
@@ -155,7 +155,8 @@ def _tell(job: str, view: JobView | None, *, done: bool, wrong: str) -> None:
     if not done:
         raise OperationalError(f"{view.job.id}: {wrong}")
     line = job_line(view)
-    show_line(f"{line['id']}: " + ", ".join(f"{name} {shown}" for name, shown in line["accounts"].items()))
+    states = ", ".join(f"{name} {shown}" for name, shown in line["accounts"].items())
+    show_done(f"{line['id']}: {states}", line, as_json=as_json)
 
 
 def _unknown(job: str) -> Exception:

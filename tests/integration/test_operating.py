@@ -177,6 +177,23 @@ def test_pause_and_resume(feedproxy, at_queue, stored):
     assert (unknown.code, "which has: main, side" in unknown.err) == (2, True)
 
 
+def test_what_was_done_is_told_to_programs_as_over_http(feedproxy, at_queue):
+    (job,) = at_queue(lambda queue: posted(queue, "1"))
+    assert listed(feedproxy, "pause") == {"paused": "everything"}
+    assert listed(feedproxy, "resume") == {"resumed": "everything"}
+    assert listed(feedproxy, "accounts", "pause", "main") == {"paused": "main"}
+    assert listed(feedproxy, "accounts", "resume", "main") == {"resumed": "main"}
+    assert listed(feedproxy, "jobs", "cancel", job)["status"] == "canceled"
+    at_queue(lambda queue: died(queue, count=3, reason="bad word"))
+    at_queue(lambda queue: died(queue, reason="too long", account="side"))
+    failed = listed(feedproxy, "dead", "list", "--account", "main")[0]["job"]
+    assert listed(feedproxy, "jobs", "retry", failed)["id"] == failed
+    assert listed(feedproxy, "dead", "retry", "--account", "side") == {"retried": 1}
+    assert listed(feedproxy, "dead", "drop", "--all") == {"dropped": 2}
+    assert listed(feedproxy, "purge", "--all") == {"purged": "all"}
+    assert listed(feedproxy, "purge", "--actor", "did:plc:a") == {"purged": "did:plc:a"}
+
+
 def test_an_emptied_store_is_told(feedproxy, at_queue, stored):
     feedproxy("pause")
     mark = at_queue(lambda queue: queue.mark(""))[0]
