@@ -15,7 +15,8 @@ from proxy.bluesky.pds import host_of
 from proxy.bluesky.transport import DeadlineTransport
 from proxy.bluesky.wire import Wire
 from proxy.clock import Clock
-from proxy.composition import Syndication, client_of, store_of
+from proxy.composition.common import client_of, store_of
+from proxy.composition.syndicating import Syndication
 from proxy.errors import OperationalError, PdsError, PdsUnreachable, StoreError
 from proxy.feeds.shared import prefix_of
 from proxy.operating import operating, reachable

@@ -115,7 +115,8 @@ class _Side:
         if workers:
             raise OperationalError(
                 f"{self.name}: the worker {workers[0].decode(errors='replace')} was at work within the last "
-                f"{lease_s:g} s; stop every serve and worker of both stores first"
+                f"{lease_s:g} s; stop every serve and worker of both stores first, and wait for so long if "
+                "one of them was killed"
             )
         if await self._listeners():
             raise OperationalError(

@@ -237,6 +237,7 @@ async def test_redis_down(upstream, tmp_path, secrets):
     with valkey_server("--appendonly", "yes", directory=tmp_path) as url:
         store = StoreOfTest(url, "test-down")
         async with place_on(store, upstream, tmp_path, secrets) as place:
+            await place.turns_to("workers")
             with (
                 contextlib.closing(redis.Redis.from_url(url)) as client,
                 contextlib.suppress(redis.RedisError),

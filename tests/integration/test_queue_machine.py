@@ -106,6 +106,10 @@ class QueueMachine(RuleBasedStateMachine):
         self.do(self.queue.introduce(worker, dict.fromkeys(ACCOUNTS, f"fp-{worker}")))
         self.alive.add(worker)
 
+    def wishes(self, _post):
+        """What a submission has beside that."""
+        return {}
+
     # What the model makes of it.
 
     def is_open(self, account):
@@ -118,6 +122,10 @@ class QueueMachine(RuleBasedStateMachine):
 
     def ready(self, account):
         return [one for one in self.known.values() if one.account == account and one.state is S.READY]
+
+    def has_work(self, account):
+        """Whether something of it may be leased."""
+        return bool(self.ready(account))
 
     def active(self, account):
         return [one for one in self.known.values() if one.account == account and one.state is S.ACTIVE]
@@ -187,11 +195,12 @@ class QueueMachine(RuleBasedStateMachine):
             skip="" if wanted else "not_published",
             unpublish=unpublish,
             priority="urgent" if urgent else "normal",
+            **self.wishes(post),
         )
         answer = self.do(self.queue.enqueue(given))
         job = self.posts.get((site, post))
         own = [one for one in self.known.values() if one.job == job]
-        if job is None or (wanted and own and all(one.state is S.CANCELED for one in own)):
+        if job is None or (wanted and own and all(self.is_gone(one) for one in own)):
             assert answer.verdict is (Verdict.QUEUED if wanted else Verdict.SKIPPED)
             if wanted:
                 self.add(answer.job, site, post, accounts, urgent)
@@ -207,6 +216,10 @@ class QueueMachine(RuleBasedStateMachine):
             self.replaced(job, site, post, accounts, urgent)
         else:
             assert answer.verdict is Verdict.RECORDED
+
+    def is_gone(self, one):
+        """Whether nothing of it is on the account, nor will be."""
+        return one.state is S.CANCELED or (one.state is S.DONE and one.action is Action.DELETE)
 
     def state_of(self, job, account):
         one = self.known.get(f"{job}:{account}")
@@ -312,7 +325,7 @@ class QueueMachine(RuleBasedStateMachine):
         eligible = [
             account
             for account in ACCOUNTS
-            if self.is_open(account) and self.ready(account) and not self.active(account)
+            if self.is_open(account) and self.has_work(account) and not self.active(account)
         ]
         self.took(worker, leases)
         assert len(leases) == min(count, len(eligible))
