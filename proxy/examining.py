@@ -19,7 +19,8 @@ from proxy.composition.common import client_of, store_of
 from proxy.composition.syndicating import Syndication
 from proxy.errors import OperationalError, PdsError, PdsUnreachable, StoreError
 from proxy.feeds.shared import prefix_of
-from proxy.operating import operating, reachable
+from proxy.operating.posting import operating
+from proxy.operating.stores import reachable
 from proxy.ops.contradictions import contradictions
 from proxy.ops.doctor import DATE_STEP_S, of_account, of_clock, of_refused, of_server, of_upstream
 from proxy.ops.findings import Finding, findings_of_posts

@@ -47,7 +47,7 @@ def purge(
     from proxy.clock import SystemClock
     from proxy.errors import Rejected, UsageError
     from proxy.feeds.admin import key_of
-    from proxy.operating import known_as, purging
+    from proxy.operating.purging import known_as, purging
     from proxy.syntax import is_at_identifier
 
     if [actor is not None, key is not None, everything].count(True) != 1:
