@@ -471,3 +471,16 @@ class TestChange:
         fresh = world.host_of(alice, identifier=alice["did"])
         again, _ = await publish(fresh, post_of(1, age_s=1800), alice)
         assert (again.uri, again.found) == (before.uri, True)
+
+
+async def test_what_an_account_may_still_write_is_told_without_a_trace(world, alice):
+    """Whatever the limits are: the deletion that asks for them is taken, and changes nothing."""
+    host = world.host_of(alice)
+    outcome, _ = await publish(host, post_of(), alice)
+    assert isinstance(outcome, Published)
+    before = records_of(world, alice)
+    session = await host.publisher.check(alice["name"])
+    assert session.did == alice["did"]
+    points = await host.publisher.points(alice["name"])
+    assert points is None or 0 < points.remaining < points.limit
+    assert records_of(world, alice) == before != []
