@@ -148,6 +148,9 @@ async def _live(targets: dict[str, str], clock: Clock) -> None:
                     live.update(panel(picture(hosts), at=_time_of_day(clock)), refresh=True)
                     with contextlib.suppress(TimeoutError):
                         await asyncio.wait_for(stop.wait(), REFRESH_S)
+                    for task in asking:
+                        if task.done():  # they never are, unless something is wrong with us
+                            task.result()
         finally:
             for task in asking:
                 task.cancel()
@@ -168,12 +171,13 @@ async def _ask(host: Host, client: httpx.AsyncClient, clock: Clock) -> None:
     from proxy.ops.watch import Numbers, Sample
 
     try:
-        metrics, health = await client.get("/metrics"), await client.get("/health")
+        metrics, at = await client.get("/metrics"), clock.steady()
+        health = await client.get("/health")
         if metrics.status_code != httpx.codes.OK:
             told = _TROUBLES.get(metrics.status_code, f"answered {metrics.status_code}")
             host.failed(told)
         else:
-            host.told(Sample(clock.steady(), Numbers(metrics.text), health.json().get("checks", {})))
+            host.told(Sample(at, Numbers(metrics.text), health.json().get("checks", {})))
     except httpx.HTTPError as error:
         host.failed(f"does not answer ({type(error).__name__})")
     except (ValueError, AttributeError):

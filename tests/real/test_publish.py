@@ -474,13 +474,17 @@ class TestChange:
 
 
 async def test_what_an_account_may_still_write_is_told_without_a_trace(world, alice):
-    """Whatever the limits are: the deletion that asks for them is taken, and changes nothing."""
+    """By a PDS that keeps to limits; the deletion that asks for them is taken, and deletes nothing."""
     host = world.host_of(alice)
     outcome, _ = await publish(host, post_of(), alice)
-    assert isinstance(outcome, Published)
     before = records_of(world, alice)
-    session = await host.publisher.check(alice["name"])
-    assert session.did == alice["did"]
-    points = await host.publisher.points(alice["name"])
-    assert points is None or 0 < points.remaining < points.limit
-    assert records_of(world, alice) == before != []
+    assert await host.publish.points(alice["name"]) is None, "this one has none"
+    assert [record["uri"] for record in before] == [outcome.uri]
+    assert records_of(world, alice) == before
+    world.network.do("move", account=alice["name"])
+    host = world.host_of(alice)
+    first = await host.publish.points(alice["name"])
+    assert 0 < first.remaining < first.limit
+    assert 0 < first.resets_in_s <= 3600
+    later = await host.publish.points(alice["name"])
+    assert (later.limit, later.remaining < first.remaining) == (first.limit, True)
