@@ -253,20 +253,15 @@ def _waiting(view: JobView, delivery: Delivery) -> tuple[str, int]:
     """What a delivery waits for, and until when in ms since 1970 (0: not known)."""
     if delivery.state is DeliveryState.DELAYED:
         return delivery.waiting_for, delivery.due_at_ms
-    if _waits_for_enrichment(view.job, delivery):
-        return "enrich", 0
-    if delivery.state is DeliveryState.READY:
-        return view.gates.get(delivery.account, ("", 0))
-    return "", 0
+    if delivery.state is not DeliveryState.READY:
+        return "", 0
+    if delivery.account in view.gates:
+        return view.gates[delivery.account]
+    return ("enrich", 0) if _waits_for_enrichment(view.job, delivery) else ("", 0)
 
 
 def _waits_for_enrichment(job: Job, delivery: Delivery) -> bool:
-    return (
-        job.enrich == "running"
-        and delivery.state is DeliveryState.READY
-        and delivery.action is Action.POST
-        and not delivery.cid
-    )
+    return job.enrich == "running" and delivery.action is Action.POST and not delivery.cid
 
 
 def _callback(job: Job) -> CallbackShown | None:

@@ -26,6 +26,8 @@ class AccountStanding:
 class QueueStanding:
     """Deliveries by state (`parked`: ready, of a closed account), and what tells whether they flow.
 
+    What has to be done before and after them counts as well, and is ready while it is active.
+
     `late_s` is for how long the oldest has waited that could have gone out; `dead_lately` are the dead
     letters of the last hour, `done` the jobs that are over and still kept, `workers` those that are alive.
     """

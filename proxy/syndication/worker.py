@@ -68,6 +68,11 @@ class Worker:
             self._pools.append(Pool(queue, errands, self._life, Slots(ceiling, clock)))
 
     @property
+    def name(self) -> str:
+        """What the queue knows it by."""
+        return self._life.name
+
+    @property
     def in_flight(self) -> int:
         """How much it is working on."""
         return sum(pool.in_flight for pool in self._pools)

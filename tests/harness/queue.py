@@ -6,7 +6,7 @@ import contextlib
 import json
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any
 
 import redis
@@ -17,7 +17,8 @@ from proxy.store.queue_store import QueueStore, connect_queue
 from proxy.store.scripts import Script
 from proxy.syndication.desk import Submission
 from proxy.syndication.job import FORMAT, Status, job_status, shown_status
-from proxy.syndication.queue import JobQueue, QueuePolicy
+from proxy.syndication.queue import JobQueue, QueuePolicy, Stream
+from proxy.syndication.queue_answers import Leased, Settled
 
 DAY_S = 86400
 POLICY = QueuePolicy(
@@ -116,6 +117,36 @@ def _read(answer: Any) -> Any:
     if isinstance(answer, list):
         return [_read(part) for part in answer]
     return json.loads(answer) if isinstance(answer, bytes) and answer[:1] == b"{" else answer
+
+
+class NothingFound:
+    """Errands for a worker that looks at no page: posts go out as if there were nothing to be found."""
+
+    stream = Stream.ERRANDS
+
+    def __init__(self, queue: JobQueue) -> None:
+        self._queue = queue
+
+    def host(self, _leased: Leased) -> str:
+        return ""
+
+    async def is_off(self, _leased: Leased) -> bool:
+        return False
+
+    async def attempt(self, leased: Leased, _ends_at: Callable[[], float]) -> str:
+        assert "::enrich:" in leased.id
+        return "nobody looked"
+
+    async def settle(self, leased: Leased, outcome: str | None, following: str) -> Settled:
+        return await self._queue.not_enriched(leased, outcome or "", again_in_s=None, following=following)
+
+
+async def find_nothing(queue: JobQueue, worker: str) -> None:
+    """Do the errands that are to be done before posts go out."""
+    errands = NothingFound(queue)
+    while leased := await queue.take(worker, 100, stream=Stream.ERRANDS):
+        for one in leased:
+            await errands.settle(one, await errands.attempt(one, lambda: 0.0), "")
 
 
 class QueueOfTest:

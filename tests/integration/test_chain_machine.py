@@ -35,12 +35,12 @@ class ChainMachine(QueueMachine):
 
     # What the model makes of it.
 
-    def add(self, job, site, post, accounts):
-        super().add(job, site, post, accounts)
+    def add(self, job, site, post, accounts, urgent):
+        super().add(job, site, post, accounts, urgent)
         self.wants(job, post)
 
-    def replaced(self, job, site, post, accounts):
-        super().replaced(job, site, post, accounts)
+    def replaced(self, job, site, post, accounts, urgent):
+        super().replaced(job, site, post, accounts, urgent)
         self.wants(job, post)
 
     def wants(self, job, post):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import ssl
 from dataclasses import replace
 
@@ -15,7 +16,7 @@ from integration.publishing import ALICE, BOB, PASSWORD, delivery_of, key_of, po
 from proxy.clock import SystemClock
 from proxy.errors import OutsideRefused
 from proxy.syndication.attempt import Permanent, Published, Transient, Wait
-from proxy.syndication.direct import DirectPublisher
+from proxy.syndication.direct import ENRICH_S, DirectPublisher
 from proxy.syndication.embedding import BLOB_LIFETIME_S
 from proxy.syndication.enriching import Enricher
 from proxy.syndication.foreign import ForeignReader
@@ -339,8 +340,9 @@ class TestWithoutTheQueue:
     async def test_a_cms_that_waits_does_not_wait_for_a_page(self, host, web, alice):
         await published(host, web.post(1))
         web.at["/slow"] = Response(hang=True)
+        publish = functools.partial(host.publish, enrich_s=ENRICH_S)
         direct = DirectPublisher(
-            host.publish, host.sessions, lambda: host.accounts, web.clock, closed=lambda account: False
+            publish, host.sessions, lambda: host.accounts, web.clock, closed=lambda account: False
         )
         post = web.post(2, path="/slow")
         outcome = (await direct(host.accounts.sites["blog"], post, ["main"]))["main"]

@@ -130,7 +130,7 @@ async def test_a_worker_that_died(place):
     assert "feedproxy worker" in await place.turns_to("workers")
     async with place.room.host({"main": "alice.test"}) as host, host.working():
         await place.turns_to()
-        name = host.workers[0]._name
+        name = host.workers[0].name
         host.workers[0]._queue.heartbeat = lambda _name: asyncio.Event().wait()
         place.room.stored.silence_worker(name)
         await place.turns_to("workers")

@@ -527,8 +527,10 @@ class QueueMachine(RuleBasedStateMachine):
     def its_standing_is_told(self):
         told = self.do(self.queue.standing(ACCOUNTS))
         states = Counter(one.state for one in self.known.values())
-        ready = told.ready + told.parked
-        assert (ready, told.active, told.delayed, told.dead) == tuple(
+        errands = Counter(fields["state"] for fields in self.stored.errands().values())
+        ready = told.ready + told.parked - errands["ready"] - errands["active"]
+        delayed = told.delayed - errands["delayed"]
+        assert (ready, told.active, delayed, told.dead) == tuple(
             states[state] for state in (S.READY, S.ACTIVE, S.DELAYED, S.DEAD)
         )
         assert sum(account.waiting for account in told.accounts) == ready
