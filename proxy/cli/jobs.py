@@ -31,7 +31,7 @@ def list_jobs(
     as_json: AsJson = False,
 ) -> None:
     """List jobs, the newest first."""
-    from proxy.cli.output import show_json, show_table
+    from proxy.cli.output import show_json, show_table, warn
     from proxy.errors import UsageError
     from proxy.syndication.job import Status
     from proxy.syndication.report import job_line
@@ -40,7 +40,13 @@ def list_jobs(
         raise UsageError(f"--status must be one of {', '.join(Status)}")
 
     async def work(desk: Desk) -> list[dict[str, Any]]:
-        sites = site or [each.name for each in desk.settings.tenants.sites]
+        known = [each.name for each in desk.settings.tenants.sites]
+        sites = site or known
+        for name in set(sites) - set(known):
+            # It may have been there, and its jobs still are.
+            warn(f"{name!r} is no site of feedproxy.toml, which has: {', '.join(known) or 'none'}")
+        if not sites:
+            warn("feedproxy.toml names no site (see FEEDPROXY_CONFIG); say --site")
         views = [view for name in sites for view in await _of_site(desk, name, status, group, account, limit)]
         views.sort(key=lambda view: view.job.created_at_ms, reverse=True)
         return [job_line(view) for view in views[:limit]]

@@ -111,7 +111,6 @@ def test_jobs_are_listed_and_shown(feedproxy, at_queue):
         (("--group", "autumn"), [second, first]),
         (("--status", "failed"), [failed]),
         (("--account", "side"), [failed]),
-        (("--site", "other"), []),
     ):
         assert [job["id"] for job in listed(feedproxy, "jobs", "list", *arguments)] == wanted
     table = feedproxy("jobs", "list")
@@ -125,6 +124,17 @@ def test_jobs_are_listed_and_shown(feedproxy, at_queue):
     assert "waits (turn): it is number 2 of 2 in the queue of main" in shown.out
     assert feedproxy("jobs", "show", "job_none").code == 1
     assert feedproxy("jobs", "list", "--status", "strange").code == 2
+
+
+def test_a_site_that_nobody_knows_is_said_to_be_none(feedproxy, at_queue, monkeypatch):
+    at_queue(lambda queue: posted(queue, "1"))
+    done = feedproxy("jobs", "list", "--site", "blgo", "--json")
+    assert (done.code, json.loads(done.out)) == (0, [])
+    assert done.err == "feedproxy: 'blgo' is no site of feedproxy.toml, which has: blog\n"
+    monkeypatch.delenv("FEEDPROXY_CONFIG")
+    assert "say --site" in feedproxy("jobs", "list").err
+    done = feedproxy("jobs", "list", "--site", "blog", "--json")
+    assert (len(json.loads(done.out)), "which has: none" in done.err) == (1, True)
 
 
 def test_a_job_is_canceled_and_tried_again(feedproxy, at_queue):
