@@ -55,8 +55,8 @@ def _split(value: object) -> object:
     return items
 
 
-def _origin(value: str) -> str:
-    """An origin as browsers write it: lower case, no default port."""
+def origin(value: str) -> str:
+    """An origin as browsers write it: lower case, no default port. Raises ValueError for what is none."""
     match = _ORIGIN.fullmatch(value.lower())
     if match is None:
         raise ValueError("must be an http:// or https:// origin alone, such as https://example.com")
@@ -70,7 +70,7 @@ def _origin(value: str) -> str:
 
 
 def _cors_origin(value: str) -> str:
-    return value if value in ("*", "null") else _origin(value)
+    return value if value in ("*", "null") else origin(value)
 
 
 def _redis_url(value: SecretStr) -> SecretStr:
@@ -135,7 +135,7 @@ def _locale(value: str) -> str:
 
 
 Actor = Annotated[str, AfterValidator(_actor)]
-Origin = Annotated[str, AfterValidator(_origin)]
+Origin = Annotated[str, AfterValidator(origin)]
 RedisUrl = Annotated[SecretStr, AfterValidator(_redis_url)]
 Networks = Annotated[tuple[IpNetwork, ...], BeforeValidator(_split)]
 Days = Annotated[int, Field(ge=1, le=365)]

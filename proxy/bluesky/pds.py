@@ -15,6 +15,7 @@ from proxy.bluesky.wire import Answer, Wire
 from proxy.clock import Clock
 from proxy.errors import CredentialsRefused, PdsBusy, PdsError, PdsRejected, PdsUnreachable, TokenRefused
 from proxy.resilience.pace import Pace, wait_for_turn
+from proxy.resilience.points import Points, points_of
 
 MAX_LISTED: Final = 100
 
@@ -187,6 +188,17 @@ class Pds:
         )
         method = "com.atproto.repo.deleteRecord"
         _checked(await self._send("POST", pds, method, did, deadline, token=access, content=content), pds)
+
+    async def points(self, pds: str, *, did: str, access: SecretStr, deadline: float) -> Points | None:
+        """What is left of the account's writes, None if the PDS does not tell.
+
+        It does at writes alone: this deletes a record that nobody can have made, for one point.
+        """
+        content = _json({"repo": did, "collection": "app.bsky.feed.post", "rkey": "feedproxy-doctor"})
+        method = "com.atproto.repo.deleteRecord"
+        answer = await self._send("POST", pds, method, did, deadline, token=access, content=content)
+        _checked(answer, pds)
+        return points_of(answer.told, wall_now=self._clock.wall())
 
     async def upload_blob(
         self, pds: str, *, access: SecretStr, did: str, content: bytes, mime_type: str, deadline: float

@@ -26,12 +26,14 @@ class Answer:
     """What a server answered.
 
     `document` is the JSON object it sent, None if it sent something else. `wait_s` is for how long it wants
-    not to be asked, if it said so. `token` is the one it was shown: a server may repeat what it was told.
+    not to be asked, if it said so. `told` are its headers, names in lower case.
+    `token` is the one it was shown: a server may repeat what it was told.
     """
 
     status: int
     document: Mapping[str, Any] | None
     wait_s: float | None
+    told: Mapping[str, str] = field(default_factory=dict, repr=False)
     token: str = field(default="", repr=False)
 
     @property
@@ -98,6 +100,7 @@ class Wire:
             status=response.status_code,
             document=_json_object(body),
             wait_s=told_to_wait(response.status_code, told, wall_now=self._clock.wall()),
+            told=told,
             token=token or "",
         )
 

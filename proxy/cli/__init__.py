@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from proxy.cli import accounts, dead, jobs, steering
+from proxy.cli import accounts, dead, doctor, jobs, steering, top
 from proxy.errors import FeedproxyError, UsageError
 
 app = typer.Typer(
@@ -27,6 +27,8 @@ app = typer.Typer(
 )
 
 
+app.add_typer(top.app)
+app.add_typer(doctor.app)
 app.add_typer(steering.app)
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(dead.app, name="dead")

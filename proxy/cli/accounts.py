@@ -4,12 +4,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import asyncio
+import os
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from proxy.cli.jobs import AsJson
-from proxy.cli.reach import Desk, at_desk
+from proxy.cli.reach import Desk, at_desk, known_account, loaded_settings
+
+if TYPE_CHECKING:
+    from proxy.syndication.publisher import Publisher
 
 app = typer.Typer(help="The accounts of feedproxy.toml.", no_args_is_help=True)
 
@@ -23,9 +28,8 @@ def list_accounts(*, as_json: AsJson = False) -> None:
     from proxy.syndication.report import account_line, queue_report
 
     async def work(desk: Desk) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-        accounts = desk.posts.book.current.accounts
-        identifiers = {name: account.identifier for name, account in accounts.items()}
-        overview = await desk.controls.overview(accounts)
+        identifiers = {name: account.identifier for name, account in desk.accounts.items()}
+        overview = await desk.controls.overview(desk.accounts)
         return [account_line(each, identifiers) for each in overview.accounts], queue_report(overview)
 
     lines, queue = at_desk(work)
@@ -53,13 +57,21 @@ def check_accounts(
     as_json: AsJson = False,
 ) -> None:
     """See whether the identity leads to a server that takes the session, or the password if there is none."""
-    from proxy.cli.output import show_json, show_table
+    from proxy.cli.output import progressing, show_json, show_table
+    from proxy.clock import SystemClock
+    from proxy.examining import Steps
+    from proxy.operating.posting import operating
 
-    async def work(desk: Desk) -> list[dict[str, Any]]:
-        wanted = [desk.known_account(name) for name in names or desk.posts.book.current.accounts]
-        return [await _checked(desk, name) for name in wanted]
+    settings, clock = loaded_settings(), SystemClock()
+    known = [account.name for account in settings.tenants.accounts]
+    wanted = [known_account(known, name) for name in names or known]
 
-    lines = at_desk(work)
+    async def work() -> list[dict[str, Any]]:
+        async with operating(settings, clock, os.environ) as posts:
+            with progressing("checking") as told:
+                return await Steps(told).each_one(_checked(posts.publisher, name) for name in wanted)
+
+    lines = asyncio.run(work())
     if as_json:
         show_json(lines)
     else:
@@ -69,29 +81,29 @@ def check_accounts(
         raise typer.Exit(1)
 
 
-async def _checked(desk: Desk, name: str) -> dict[str, Any]:
+async def _checked(publisher: Publisher, name: str) -> dict[str, Any]:
     from proxy.errors import PdsError
 
     try:
-        session = await desk.posts.publisher.check(name)
+        session = await publisher.check(name)
     except PdsError as error:
         return {"account": name, "did": None, "pds": None, "trouble": str(error)}
     return {"account": name, "did": session.did, "pds": session.pds, "trouble": None}
 
 
 @app.command("pause")
-def pause_account(name: Name) -> None:
+def pause_account(name: Name, *, as_json: AsJson = False) -> None:
     """Send nothing to an account any more, until it is resumed."""
-    from proxy.cli.output import show_line
+    from proxy.cli.output import show_done
 
-    at_desk(lambda desk: desk.controls.pause(desk.known_account(name)))
-    show_line(f"{name} is paused")
+    at_desk(lambda desk: desk.controls.pause(known_account(desk.accounts, name)))
+    show_done(f"{name} is paused", {"paused": name}, as_json=as_json)
 
 
 @app.command("resume")
-def resume_account(name: Name) -> None:
+def resume_account(name: Name, *, as_json: AsJson = False) -> None:
     """End the pause of an account; if its breaker or a refused login has closed it, try it again."""
-    from proxy.cli.output import show_line
+    from proxy.cli.output import show_done
 
-    at_desk(lambda desk: desk.controls.resume(desk.known_account(name)))
-    show_line(f"{name} is resumed")
+    at_desk(lambda desk: desk.controls.resume(known_account(desk.accounts, name)))
+    show_done(f"{name} is resumed", {"resumed": name}, as_json=as_json)

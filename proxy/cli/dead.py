@@ -71,10 +71,11 @@ def retry_dead(
     older_than: OlderThan = None,
     newer_than: NewerThan = None,
     everything: All = False,
+    as_json: AsJson = False,
 ) -> None:
     """Try again the dead letters that fit, the oldest first."""
     wanted = _meant(_filter(site, account, group, reason, older_than, newer_than), everything=everything)
-    _handle("retry", wanted)
+    _handle("retry", wanted, as_json=as_json)
 
 
 @app.command("drop")
@@ -87,14 +88,15 @@ def drop_dead(
     older_than: OlderThan = None,
     newer_than: NewerThan = None,
     everything: All = False,
+    as_json: AsJson = False,
 ) -> None:
     """Give up the dead letters that fit: they end as canceled."""
     wanted = _meant(_filter(site, account, group, reason, older_than, newer_than), everything=everything)
-    _handle("drop", wanted)
+    _handle("drop", wanted, as_json=as_json)
 
 
-def _handle(what: str, wanted: DeadFilter) -> None:
-    from proxy.cli.output import counted, show_line
+def _handle(what: str, wanted: DeadFilter, *, as_json: bool) -> None:
+    from proxy.cli.output import counted, show_done
 
     async def work(desk: Desk) -> int:
         total = sum(group.count for group in await desk.controls.errors(wanted))
@@ -102,7 +104,10 @@ def _handle(what: str, wanted: DeadFilter) -> None:
         return await counted(batches(wanted), total, "trying again" if what == "retry" else "dropping")
 
     count = at_desk(work)
-    show_line(f"{count} {'tried again' if what == 'retry' else 'dropped'}")
+    if what == "retry":
+        show_done(f"{count} tried again", {"retried": count}, as_json=as_json)
+    else:
+        show_done(f"{count} dropped", {"dropped": count}, as_json=as_json)
 
 
 def _filter(

@@ -31,7 +31,7 @@ def list_jobs(
     as_json: AsJson = False,
 ) -> None:
     """List jobs, the newest first."""
-    from proxy.cli.output import show_json, show_table
+    from proxy.cli.output import show_json, show_table, warn
     from proxy.errors import UsageError
     from proxy.syndication.job import Status
     from proxy.syndication.report import job_line
@@ -40,7 +40,13 @@ def list_jobs(
         raise UsageError(f"--status must be one of {', '.join(Status)}")
 
     async def work(desk: Desk) -> list[dict[str, Any]]:
-        sites = site or [each.name for each in desk.settings.tenants.sites]
+        known = [each.name for each in desk.settings.tenants.sites]
+        sites = site or known
+        for name in set(sites) - set(known):
+            # It may have been there, and its jobs still are.
+            warn(f"{name!r} is no site of feedproxy.toml, which has: {', '.join(known) or 'none'}")
+        if not sites:
+            warn("feedproxy.toml names no site (see FEEDPROXY_CONFIG); say --site")
         views = [view for name in sites for view in await _of_site(desk, name, status, group, account, limit)]
         views.sort(key=lambda view: view.job.created_at_ms, reverse=True)
         return [job_line(view) for view in views[:limit]]
@@ -114,7 +120,7 @@ def _show_account(account: dict[str, Any]) -> None:
 
 
 @app.command("retry")
-def retry_job(job: Job) -> None:
+def retry_job(job: Job, *, as_json: AsJson = False) -> None:
     """Try again what has failed of a job, or waits for credentials."""
 
     async def work(desk: Desk) -> tuple[JobView | None, bool]:
@@ -125,11 +131,11 @@ def retry_job(job: Job) -> None:
         return (await desk.controls.retry(job), True) if stuck else (before[0] if before else None, False)
 
     view, done = at_desk(work)
-    _tell(job, view, done=done, wrong="nothing of it has failed or waits for credentials")
+    _tell(job, view, done=done, wrong="nothing of it has failed or waits for credentials", as_json=as_json)
 
 
 @app.command("cancel")
-def cancel_job(job: Job) -> None:
+def cancel_job(job: Job, *, as_json: AsJson = False) -> None:
     """Cancel what has not been sent of a job."""
 
     async def work(desk: Desk) -> tuple[JobView | None, bool]:
@@ -142,11 +148,11 @@ def cancel_job(job: Job) -> None:
         return view, withdrawn
 
     view, done = at_desk(work)
-    _tell(job, view, done=done, wrong="each account of it is done")
+    _tell(job, view, done=done, wrong="each account of it is done", as_json=as_json)
 
 
-def _tell(job: str, view: JobView | None, *, done: bool, wrong: str) -> None:
-    from proxy.cli.output import show_line
+def _tell(job: str, view: JobView | None, *, done: bool, wrong: str, as_json: bool) -> None:
+    from proxy.cli.output import show_done
     from proxy.errors import OperationalError
     from proxy.syndication.report import job_line
 
@@ -155,7 +161,8 @@ def _tell(job: str, view: JobView | None, *, done: bool, wrong: str) -> None:
     if not done:
         raise OperationalError(f"{view.job.id}: {wrong}")
     line = job_line(view)
-    show_line(f"{line['id']}: " + ", ".join(f"{name} {shown}" for name, shown in line["accounts"].items()))
+    states = ", ".join(f"{name} {shown}" for name, shown in line["accounts"].items())
+    show_done(f"{line['id']}: {states}", line, as_json=as_json)
 
 
 def _unknown(job: str) -> Exception:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
@@ -36,7 +37,7 @@ def show_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, titl
         table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*(Text(inert(value)) for value in row))
-    _console().print(table)
+    console().print(table)
 
 
 def show_fields(fields: Mapping[str, object]) -> None:
@@ -48,7 +49,15 @@ def show_fields(fields: Mapping[str, object]) -> None:
 
 def show_line(text: str) -> None:
     """Print one line."""
-    _console().print(Text(inert(text)), soft_wrap=True)
+    console().print(Text(inert(text)), soft_wrap=True)
+
+
+def show_done(text: str, document: object, *, as_json: bool) -> None:
+    """Print what was done, for people or for programs."""
+    if as_json:
+        show_json(document)
+    else:
+        show_line(text)
 
 
 def warn(text: str) -> None:
@@ -56,19 +65,27 @@ def warn(text: str) -> None:
     sys.stderr.write(f"feedproxy: {inert(text)}\n")
 
 
-async def counted(batches: AsyncIterator[int], total: int, what: str) -> int:
-    """Go through `batches`, with a bar while a terminal watches; how many there were in all."""
+@contextlib.contextmanager
+def progressing(what: str) -> Iterator[Callable[[int, int], None]]:
+    """What is to be told how much is done, of how much: a bar on stderr, while a terminal watches."""
     console = Console(stderr=True)
     columns = (*Progress.get_default_columns(), MofNCompleteColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
+        task = progress.add_task(what, total=None)
+        yield lambda done, total: progress.update(task, completed=min(done, total), total=total)
+
+
+async def counted(batches: AsyncIterator[int], total: int, what: str) -> int:
+    """Go through `batches`, with a bar; how many there were in all."""
     count = 0
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task(what, total=total)
+    with progressing(what) as told:
         async for batch in batches:
             count += batch
-            progress.update(task, completed=min(count, total))
+            told(count, total)
     return count
 
 
-def _console() -> Console:
+def console() -> Console:
+    """Standard output, on which no text is taken for markup."""
     is_terminal = sys.stdout.isatty()
     return Console(markup=False, emoji=False, highlight=False, width=None if is_terminal else _WIDE)

@@ -6,13 +6,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from proxy.composition.syndicating import Syndication
     from proxy.settings import Settings
     from proxy.syndication.controls import Controls
+    from proxy.tenants import Account
 
 T = TypeVar("T")
 
@@ -20,20 +20,20 @@ T = TypeVar("T")
 class Desk:
     """What a command works with."""
 
-    def __init__(self, settings: Settings, posts: Syndication, controls: Controls) -> None:
+    def __init__(self, settings: Settings, accounts: Mapping[str, Account], controls: Controls) -> None:
         self.settings = settings
-        self.posts = posts
+        self.accounts = accounts
         self.controls = controls
 
-    def known_account(self, name: str) -> str:
-        """`name`, if it is one of feedproxy.toml. Raises UsageError."""
-        from proxy.errors import UsageError
 
-        known = self.posts.book.current.accounts
-        if name not in known:
-            listed = ", ".join(known) or "none"
-            raise UsageError(f"{name!r} is no account of feedproxy.toml, which has: {listed}")
-        return name
+def known_account(accounts: Collection[str], name: str) -> str:
+    """`name`, if it is one of feedproxy.toml. Raises UsageError."""
+    from proxy.errors import UsageError
+
+    if name not in accounts:
+        listed = ", ".join(accounts) or "none"
+        raise UsageError(f"{name!r} is no account of feedproxy.toml, which has: {listed}")
+    return name
 
 
 def at_desk(work: Callable[[Desk], Awaitable[T]]) -> T:
@@ -41,12 +41,22 @@ def at_desk(work: Callable[[Desk], Awaitable[T]]) -> T:
     settings = loaded_settings()
 
     from proxy.clock import SystemClock
-    from proxy.operating import operating
+    from proxy.operating.queueing import at_queue
+    from proxy.syndication.controls import Controls
+
+    clock = SystemClock()
+
+    async def forgive(name: str) -> None:
+        # Few need what this takes.
+        from proxy.operating.posting import operating
+
+        async with operating(settings, clock, os.environ) as posts:
+            await posts.forgive(name, clock)
 
     async def run() -> T:
-        clock = SystemClock()
-        async with operating(settings, clock, os.environ) as posts:
-            return await work(Desk(settings, posts, posts.controls(clock)))
+        accounts = {account.name: account for account in settings.tenants.accounts}
+        async with at_queue(settings, clock) as queue:
+            return await work(Desk(settings, accounts, Controls(queue, forgive)))
 
     return asyncio.run(run())
 

@@ -9,27 +9,29 @@ from typing import Annotated
 
 import typer
 
+from proxy.cli.jobs import AsJson
 from proxy.cli.reach import at_desk, loaded_settings
 
 app = typer.Typer()
 
 
 @app.command()
-def pause() -> None:
+def pause(*, as_json: AsJson = False) -> None:
     """Send nothing any more, on all hosts, until `feedproxy resume`; posts are taken in and wait."""
-    from proxy.cli.output import show_line
+    from proxy.cli.output import show_done
 
     at_desk(lambda desk: desk.controls.pause_all())
-    show_line("everything is paused; what is being sent right now ends")
+    text = "everything is paused; what is being sent right now ends"
+    show_done(text, {"paused": "everything"}, as_json=as_json)
 
 
 @app.command()
-def resume() -> None:
+def resume(*, as_json: AsJson = False) -> None:
     """Send what waits; accounts that are paused themselves stay so."""
-    from proxy.cli.output import show_line
+    from proxy.cli.output import show_done
 
     at_desk(lambda desk: desk.controls.resume_all())
-    show_line("everything is resumed")
+    show_done("everything is resumed", {"resumed": "everything"}, as_json=as_json)
 
 
 @app.command()
@@ -38,13 +40,14 @@ def purge(
     actor: Annotated[str | None, typer.Option(help="What is stored of this handle or DID.")] = None,
     key: Annotated[str | None, typer.Option(help="The answers to this: /xrpc/…?…")] = None,
     everything: Annotated[bool, typer.Option("--all", help="All answers.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Declare cached answers dead, in all processes of all hosts."""
-    from proxy.cli.output import show_line
+    from proxy.cli.output import show_done
     from proxy.clock import SystemClock
     from proxy.errors import Rejected, UsageError
     from proxy.feeds.admin import key_of
-    from proxy.operating import known_as, purging
+    from proxy.operating.purging import known_as, purging
     from proxy.syntax import is_at_identifier
 
     if [actor is not None, key is not None, everything].count(True) != 1:
@@ -69,4 +72,4 @@ def purge(
                 await purges.purge_all()
 
     asyncio.run(run())
-    show_line("purged")
+    show_done("purged", {"purged": actor or key or "all"}, as_json=as_json)

@@ -86,6 +86,7 @@ class Reading:
             store=_store_report(self.store, self.link, about),
             phase=self.gate.phase,
             closed_for_s=self.gate.closed_for_s(),
+            limit_per_s=self.gate.limit_per_s,
             unshared=len(self.caches.unshared),
         )
 

@@ -29,15 +29,14 @@ from proxy.bluesky.wire import Wire
 from proxy.clients import Trust
 from proxy.clock import Clock
 from proxy.composition.common import client_of, user_agent
-from proxy.errors import PdsError, UsageError
+from proxy.composition.queueing import DAY_S, queueing
+from proxy.errors import PdsError
 from proxy.instruments import Instruments
 from proxy.resilience.adaptive import AdaptivePolicy
 from proxy.resilience.limiter import Rate
 from proxy.resilience.pace import LocalPace, SharedPace
 from proxy.settings import Settings
 from proxy.store.persistence import persistence_of
-from proxy.store.queue_store import TIMEOUT_S, QueueStore
-from proxy.store.servers import servers_of
 from proxy.syndication.accounts import AccountBook, TokenCheck
 from proxy.syndication.announcing import Announcing, Changed
 from proxy.syndication.attempt import Publish
@@ -55,7 +54,7 @@ from proxy.syndication.intake import Intake, IntakePolicy
 from proxy.syndication.outside import Outside
 from proxy.syndication.preparing import Preparer
 from proxy.syndication.publisher import Publisher
-from proxy.syndication.queue import JobQueue, QueuePolicy
+from proxy.syndication.queue import JobQueue
 from proxy.syndication.routes import SyndicationRoutes
 from proxy.syndication.slots import Slots
 from proxy.syndication.waiting import Waiters, WaitPolicy
@@ -66,7 +65,6 @@ from proxy.tenants import Account
 _SPARE_CONNECTIONS: Final = 8
 # A person waits for the answer.
 _FORGIVE_S: Final = 3.0
-_DAY_S: Final = 86_400.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +91,7 @@ class Syndication:
             desk,
             self.book,
             clock,
-            IntakePolicy(max_post_age_s=settings.max_post_age_days * _DAY_S),
+            IntakePolicy(max_post_age_s=settings.max_post_age_days * DAY_S),
             documents=self.documents,
             forgive=lambda account: self._forgive(account, clock),
             publish_now=DirectPublisher(
@@ -148,12 +146,12 @@ class Syndication:
 
     def controls(self, clock: Clock) -> Controls:
         """What operators may do to the queue."""
+        return Controls(self.queue, lambda name: self.forgive(name, clock))
 
-        async def forgive(name: str) -> None:
-            if (account := self.book.current.accounts.get(name)) is not None:
-                await self._forgive(account, clock)
-
-        return Controls(self.queue, forgive)
+    async def forgive(self, name: str, clock: Clock) -> None:
+        """See Controls: a refused login of the account is to be tried once more."""
+        if (account := self.book.current.accounts.get(name)) is not None:
+            await self._forgive(account, clock)
 
     def _announced(self, publish: Publish) -> Publish:
         return Announcing(publish, lambda: self.book.current, self.changed)
@@ -179,14 +177,10 @@ async def syndicating(
     Until the first post nothing is sent but questions of who accounts are; with `prepare`, these are asked
     ahead of posts.
     """
-    if settings.redis_url is None:
-        raise UsageError("FEEDPROXY_REDIS_URL is not set, and there is no embedded store in this process")
     book = AccountBook(settings.tenants, environ)
-    prefix = f"{settings.namespace}:{{q}}:"
     async with contextlib.AsyncExitStack() as stack:
-        servers = servers_of(settings.redis_url, clock, timeout_s=TIMEOUT_S)
-        store = QueueStore(servers, clock)
-        stack.push_async_callback(store.aclose)
+        base = await stack.enter_async_context(queueing(settings, clock))
+        store, prefix = base.store, base.prefix
         connections = settings.worker_concurrency + _SPARE_CONNECTIONS
         transport = DeadlineTransport(clock, max_connections=connections)
         client = await stack.enter_async_context(
@@ -201,16 +195,14 @@ async def syndicating(
         identities = Identities(wire, clock, plc_url=settings.plc_url, resolver_url=settings.upstream)
         pins = Pins(store, identities, prefix=prefix)
         sessions = Sessions(store, pds, identities, pins, clock, prefix=prefix)
-        queue = JobQueue(store, clock, _queue_policy(settings), namespace=settings.namespace)
-        stack.push_async_callback(queue.aclose)
         draw = random.Random().random  # noqa: S311  (jitter, not secrets)
         if prepare:
             await stack.enter_async_context(Preparer(book, pins, sessions, clock, draw=draw).working())
         outside = Outside(clock, user_agent=user_agent(settings), allowed=settings.enrich_allow)
         enricher = Enricher(outside, ForeignReader(clock), clock)
-        config = persistence_of(servers, prefix)
+        config = persistence_of(base.servers, prefix)
         yield Syndication(
-            queue=queue,
+            queue=base.queue,
             book=book,
             pins=pins,
             sessions=sessions,
@@ -228,15 +220,3 @@ async def syndicating(
                 base=settings.public_url or "",
             ),
         )
-
-
-def _queue_policy(settings: Settings) -> QueuePolicy:
-    return QueuePolicy(
-        lease_s=settings.lease_s,
-        retry_delays_s=settings.syndication_retry_delays,
-        breaker_threshold=settings.account_breaker_threshold,
-        breaker_cooldown_s=settings.account_breaker_cooldown,
-        max_post_age_s=settings.max_post_age_days * _DAY_S,
-        done_retention_s=settings.done_retention_days * _DAY_S,
-        dead_retention_s=settings.dead_retention_days * _DAY_S,
-    )

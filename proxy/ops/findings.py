@@ -44,7 +44,7 @@ def findings_of(report: Report) -> list[Finding]:
     found = [*_of_incidents(report.incidents)]
     if report.read is not None:
         found += [_of_store(report.read), _of_upstream(report.read), _of_storability(report.read)]
-    return [*found, *_of_posts(report.posts, is_worker=report.role == "worker")]
+    return [*found, *findings_of_posts(report.posts, is_worker=report.role == "worker")]
 
 
 def _of_incidents(incidents: Sequence[str]) -> Iterator[Finding]:
@@ -110,8 +110,8 @@ def _of_storability(read: ReadReport) -> Finding:
     )
 
 
-def _of_posts(posts: PostReport, *, is_worker: bool) -> Iterator[Finding]:
-    """Of accounts that nobody has, and a queue in which nothing is, there is nothing to be warned."""
+def findings_of_posts(posts: PostReport, *, is_worker: bool = False) -> Iterator[Finding]:
+    """Those of the write path. Where there is no account and no post, there is nothing to be warned of."""
     if posts.missing:
         yield Finding(
             "secrets",

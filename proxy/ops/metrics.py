@@ -78,6 +78,11 @@ def _of_reads(read: ReadReport) -> Iterator[Metric]:
         {(): read.closed_for_s},
     )
     yield _gauge(
+        "feedproxy_upstream_limit_per_second",
+        "Requests a second that all hosts may make to the read upstream; without Redis, this process.",
+        {(): read.limit_per_s},
+    )
+    yield _gauge(
         "feedproxy_unshared_questions",
         "Questions whose answers the upstream forbids to store.",
         {(): read.unshared},

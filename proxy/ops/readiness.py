@@ -1,4 +1,4 @@
-"""`feedproxy probe`: asks the feedproxy of this host or container whether it is ready."""
+"""Asks the feedproxy of this host or container whether it is ready: `feedproxy probe`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def check_ready(host: str, port: int) -> None:
 
     Raises OperationalError unless it says that it is ready.
     """
-    connection = http.client.HTTPConnection(_reachable(host), port, timeout=_TIMEOUT_S)
+    connection = http.client.HTTPConnection(reachable(host), port, timeout=_TIMEOUT_S)
     try:
         connection.request("GET", "/readyz")
         status = connection.getresponse().status
@@ -28,7 +28,8 @@ def check_ready(host: str, port: int) -> None:
         raise OperationalError(f"not ready: {status}")
 
 
-def _reachable(host: str) -> str:
+def reachable(host: str) -> str:
+    """Where to ask who listens on `host`, which may stand for all addresses of this host."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:

@@ -25,11 +25,15 @@ class StoreReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReadReport:
-    """The read path of this process. `unshared`: questions whose answers the upstream forbids to store."""
+    """The read path of this process. `unshared`: questions whose answers the upstream forbids to store.
+
+    `limit_per_s` is the budget of requests to the upstream: the fleet's, or without the store this process's.
+    """
 
     store: StoreReport
     phase: Phase
     closed_for_s: float
+    limit_per_s: float
     unshared: int
 
 

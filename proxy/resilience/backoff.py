@@ -32,7 +32,7 @@ def told_to_wait(status: int, headers: Mapping[str, str], *, wall_now: float) ->
     429 or of an answer that used up the last request (RateLimit-Remaining: 0). Instants are measured from the
     answer's own Date, so that a clock of ours that is off does no harm. `headers` have lower-case names.
     """
-    upstream_now = _http_date(headers.get("date")) or wall_now
+    upstream_now = http_date(headers.get("date")) or wall_now
     if status in (429, 503):
         wait_s = _retry_after(headers.get("retry-after"), upstream_now)
         if wait_s is not None:
@@ -48,7 +48,7 @@ def _retry_after(value: str | None, upstream_now: float) -> float | None:
     number = _number(value)
     if number is not None:
         return number
-    date = _http_date(value)
+    date = http_date(value)
     return None if date is None else date - upstream_now
 
 
@@ -64,7 +64,8 @@ def _number(value: str | None) -> float | None:
     return float(text) if text.isascii() and text.isdigit() and len(text) <= 15 else None
 
 
-def _http_date(value: str | None) -> float | None:
+def http_date(value: str | None) -> float | None:
+    """The instant of an HTTP date, in seconds since 1970; None for what is none."""
     if not value:
         return None
     try:

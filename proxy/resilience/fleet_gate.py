@@ -70,6 +70,11 @@ class FleetGate:
         """Where the breaker stands, as far as this process knows."""
         return self._breaker.phase if self._link.in_step else self._alone.phase
 
+    @property
+    def limit_per_s(self) -> float:
+        """How many requests a second all processes may make; without the store, this one."""
+        return self._policy.rate.per_s if self._link.in_step else self._alone.limit_per_s
+
     def closed_for_s(self) -> float:
         """See Gate."""
         if not self._link.in_step:

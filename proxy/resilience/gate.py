@@ -150,6 +150,11 @@ class LocalGate:
         """Where the breaker stands."""
         return self._breaker.phase
 
+    @property
+    def limit_per_s(self) -> float:
+        """How many requests a second may be made."""
+        return self._policy.rate.per_s
+
     def closed_for_s(self) -> float:
         """See Gate."""
         now = self._clock.steady()

@@ -38,6 +38,7 @@ from proxy.errors import (
     PdsUnreachable,
     TokenRefused,
 )
+from proxy.resilience.points import Points
 from proxy.syndication.accounts import Accounts
 from proxy.syndication.attempt import Credentials, Lease, Outcome, Permanent, Published, Transient, Wait
 from proxy.syndication.deletion import delete_post
@@ -157,18 +158,31 @@ class Publisher:
 
         Raises PdsError, CredentialsRefused where this process has no password for it, and StoreError.
         """
-        login = login_of(self._accounts(), account)
-        if login is None:
-            raise CredentialsRefused("NoPassword", f"there is no password for {account} here")
-        deadline = self._clock.steady() + _CHECK_S
 
-        async def ask(session: Session) -> Session:
+        async def ask(session: Session, deadline: float) -> Session:
             await self._pds.check_session(
                 session.pds, did=session.did, access=session.access, deadline=deadline
             )
             return session
 
-        return await self._with_session(login, lambda: deadline, ask)
+        return await self._asked(account, ask)
+
+    async def points(self, account: str) -> Points | None:
+        """What the account may still write, None if its PDS does not tell. Raises as `check`."""
+
+        async def ask(session: Session, deadline: float) -> Points | None:
+            return await self._pds.points(
+                session.pds, did=session.did, access=session.access, deadline=deadline
+            )
+
+        return await self._asked(account, ask)
+
+    async def _asked(self, account: str, ask: Callable[[Session, float], Awaitable[T]]) -> T:
+        login = login_of(self._accounts(), account)
+        if login is None:
+            raise CredentialsRefused("NoPassword", f"there is no password for {account} here")
+        deadline = self._clock.steady() + _CHECK_S
+        return await self._with_session(login, lambda: deadline, lambda session: ask(session, deadline))
 
     async def _with_session(
         self, login: Login, deadline: Callable[[], float], act: Callable[[Session], Awaitable[T]]

@@ -111,7 +111,6 @@ def test_jobs_are_listed_and_shown(feedproxy, at_queue):
         (("--group", "autumn"), [second, first]),
         (("--status", "failed"), [failed]),
         (("--account", "side"), [failed]),
-        (("--site", "other"), []),
     ):
         assert [job["id"] for job in listed(feedproxy, "jobs", "list", *arguments)] == wanted
     table = feedproxy("jobs", "list")
@@ -125,6 +124,17 @@ def test_jobs_are_listed_and_shown(feedproxy, at_queue):
     assert "waits (turn): it is number 2 of 2 in the queue of main" in shown.out
     assert feedproxy("jobs", "show", "job_none").code == 1
     assert feedproxy("jobs", "list", "--status", "strange").code == 2
+
+
+def test_a_site_that_nobody_knows_is_said_to_be_none(feedproxy, at_queue, monkeypatch):
+    at_queue(lambda queue: posted(queue, "1"))
+    done = feedproxy("jobs", "list", "--site", "blgo", "--json")
+    assert (done.code, json.loads(done.out)) == (0, [])
+    assert done.err == "feedproxy: 'blgo' is no site of feedproxy.toml, which has: blog\n"
+    monkeypatch.delenv("FEEDPROXY_CONFIG")
+    assert "say --site" in feedproxy("jobs", "list").err
+    done = feedproxy("jobs", "list", "--site", "blog", "--json")
+    assert (len(json.loads(done.out)), "which has: none" in done.err) == (1, True)
 
 
 def test_a_job_is_canceled_and_tried_again(feedproxy, at_queue):
@@ -175,6 +185,23 @@ def test_pause_and_resume(feedproxy, at_queue, stored):
     assert stored.hash("account:main").get("bell")
     unknown = feedproxy("accounts", "pause", "mian")
     assert (unknown.code, "which has: main, side" in unknown.err) == (2, True)
+
+
+def test_what_was_done_is_told_to_programs_as_over_http(feedproxy, at_queue):
+    (job,) = at_queue(lambda queue: posted(queue, "1"))
+    assert listed(feedproxy, "pause") == {"paused": "everything"}
+    assert listed(feedproxy, "resume") == {"resumed": "everything"}
+    assert listed(feedproxy, "accounts", "pause", "main") == {"paused": "main"}
+    assert listed(feedproxy, "accounts", "resume", "main") == {"resumed": "main"}
+    assert listed(feedproxy, "jobs", "cancel", job)["status"] == "canceled"
+    at_queue(lambda queue: died(queue, count=3, reason="bad word"))
+    at_queue(lambda queue: died(queue, reason="too long", account="side"))
+    failed = listed(feedproxy, "dead", "list", "--account", "main")[0]["job"]
+    assert listed(feedproxy, "jobs", "retry", failed)["id"] == failed
+    assert listed(feedproxy, "dead", "retry", "--account", "side") == {"retried": 1}
+    assert listed(feedproxy, "dead", "drop", "--all") == {"dropped": 2}
+    assert listed(feedproxy, "purge", "--all") == {"purged": "all"}
+    assert listed(feedproxy, "purge", "--actor", "did:plc:a") == {"purged": "did:plc:a"}
 
 
 def test_an_emptied_store_is_told(feedproxy, at_queue, stored):

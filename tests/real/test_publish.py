@@ -471,3 +471,20 @@ class TestChange:
         fresh = world.host_of(alice, identifier=alice["did"])
         again, _ = await publish(fresh, post_of(1, age_s=1800), alice)
         assert (again.uri, again.found) == (before.uri, True)
+
+
+async def test_what_an_account_may_still_write_is_told_without_a_trace(world, alice):
+    """By a PDS that keeps to limits; the deletion that asks for them is taken, and deletes nothing."""
+    host = world.host_of(alice)
+    outcome, _ = await publish(host, post_of(), alice)
+    before = records_of(world, alice)
+    assert await host.publish.points(alice["name"]) is None, "this one has none"
+    assert [record["uri"] for record in before] == [outcome.uri]
+    assert records_of(world, alice) == before
+    world.network.do("move", account=alice["name"])
+    host = world.host_of(alice)
+    first = await host.publish.points(alice["name"])
+    assert 0 < first.remaining < first.limit
+    assert 0 < first.resets_in_s <= 3600
+    later = await host.publish.points(alice["name"])
+    assert (later.limit, later.remaining < first.remaining) == (first.limit, True)

@@ -93,3 +93,14 @@ def test_every_command_is_explained(feedproxy):
     assert done.returncode == 0
     assert "serve" in done.stdout
     assert "config" in done.stdout
+
+
+def test_a_list_waits_for_nothing_but_the_queue(feedproxy, monkeypatch):
+    """What asks servers, and serves, takes longer to import than the whole list."""
+    monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")
+    done = feedproxy("dead", "list", REDIS_URL="unix:///nowhere/s")
+    assert done.returncode == 1
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if "|" in line}
+    assert "proxy.syndication.queue" in imported
+    strangers = {"httpx", "starlette", "uvicorn", "hishel", "PIL", "selectolax", "jinja2"}
+    assert not imported & strangers

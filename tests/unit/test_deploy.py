@@ -13,6 +13,7 @@ import pytest
 import yaml
 from jsonschema.validators import validator_for
 
+from proxy.ops.contradictions import contradictions
 from proxy.settings import load_settings, variables
 from proxy.tenants import Tenants
 
@@ -62,7 +63,9 @@ EXAMPLES = dict(settings_of_examples())
 def test_each_example_limits_whose_feeds_are_served_and_sets_what_there_is(example):
     given = {name: value for name, value in EXAMPLES[example].items() if name != "FEEDPROXY_CONFIG"}
     assert given.keys() <= {f"FEEDPROXY_{name.upper()}" for name in variables()}
-    assert load_settings(given).actors == ("alice.example.com",)
+    settings = load_settings(given)
+    assert settings.actors == ("alice.example.com",)
+    assert [finding.output for finding in contradictions(settings)] == [""]
 
 
 def test_the_accounts_of_the_examples_can_be_read():

@@ -12,7 +12,9 @@ from proxy.resilience.breaker import Phase
 from proxy.syndication.standing import AccountStanding, QueueStanding
 from proxy.tally import Totals
 
-READ = ReadReport(store=StoreReport(state="up"), phase=Phase.CLOSED, closed_for_s=0, unshared=0)
+READ = ReadReport(
+    store=StoreReport(state="up"), phase=Phase.CLOSED, closed_for_s=0, limit_per_s=5, unshared=0
+)
 QUEUE = QueueStanding(
     ready=1,
     active=1,

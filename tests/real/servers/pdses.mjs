@@ -7,8 +7,9 @@ import { Author } from './seed.mjs'
 export async function startPdses() {
   const [plcPort, onePort, otherPort] = await freePorts(3)
   const plc = await TestPlc.create({ port: plcPort })
-  const start = (port) => TestPds.create({ port, hostname: 'localhost', didPlcUrl: plc.url })
-  const [pds, other] = [await start(onePort), await start(otherPort)]
+  const start = (port, more = {}) => TestPds.create({ port, hostname: 'localhost', didPlcUrl: plc.url, ...more })
+  // Limits of one are those of the world; tests of the other would run into them.
+  const [pds, other] = [await start(onePort), await start(otherPort, { rateLimitsEnabled: true })]
   return {
     urls: { plc: plc.url, pds: pds.url, other: other.url },
     commands: commandsOf(pds, other),
