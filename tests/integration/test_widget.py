@@ -164,6 +164,12 @@ class TestEmbed:
                 assert "frame-ancestors *" in policy
                 assert "sandbox allow-scripts allow-popups allow-popups-to-escape-sandbox" in policy
 
+    async def test_isolated_pages_may_frame_it(self, start, alice):
+        async with start() as proxy:
+            headers = (await proxy.get("/embed/alice.test")).headers
+            assert headers["cross-origin-embedder-policy"] == "credentialless"
+            assert headers["cross-origin-resource-policy"] == "cross-origin"
+
     async def test_a_fragment_is_one_element_for_any_page(self, start, alice):
         async with start(PUBLIC_URL="https://feeds.example") as proxy:
             html = (await proxy.get("/embed/alice.test?fragment=1&limit=2&theme=dark&lang=de")).text

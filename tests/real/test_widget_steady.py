@@ -3,9 +3,33 @@
 from __future__ import annotations
 
 import pytest
-from real.widgets import DESKTOP, MOST_SHIFT, PHONE, element, fragment, script, words
+from real.harness import plain_client
+from real.kinds import png
+from real.widgets import (
+    DESKTOP,
+    MOST_SHIFT,
+    PHONE,
+    element,
+    fragment,
+    post_of,
+    proxy_before,
+    script,
+    words,
+)
+
+from harness.upstream import Upstream, json_response
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+# Ten times as wide as high.
+WIDE = png(400, 40, 9)
+
+
+def claiming(src: str) -> dict[str, object]:
+    """Posts with a picture that is said to be twice as wide as high."""
+    one = {"thumb": src, "fullsize": src, "alt": "x", "aspectRatio": {"width": 400, "height": 200}}
+    embed = {"$type": "app.bsky.embed.images#view", "images": [one]}
+    return {"feed": [post_of(number, f"post {number}", embed=embed) for number in range(4)]}
 
 
 class TestServerRendered:
@@ -150,3 +174,26 @@ class TestSteadiness:
         await reader.settled()
         await reader.page.evaluate("growing.style.height = '300px'")
         assert await reader.shifts() > MOST_SHIFT
+
+    @pytest.mark.parametrize("kind", ["script", "frame", "fragment", "fragment and script"])
+    async def test_a_picture_that_is_not_as_it_was_said_to_be_moves_nothing(self, site, read, tmp_path, kind):
+        async with Upstream() as upstream:
+            site.pages["/wide.png"] = WIDE
+            upstream.answer = lambda _: json_response(claiming(f"{site.url}/wide.png"))
+            async with proxy_before(upstream, tmp_path) as proxy:
+                with plain_client(proxy.url) as client:
+                    body = element(more='style="display:block;min-height:100vh"')
+                    if kind == "frame":
+                        url = f"{proxy.url}/embed/alice.test"
+                    elif "fragment" in kind:
+                        body = await fragment(client)
+                    if kind != "frame":
+                        head = "" if kind == "fragment" else script(proxy)
+                        url = site.put(body + words(), head=head)
+                reader = await read(url, **DESKTOP)
+                await reader.shows()
+                await reader.settled()
+                assert await reader.pictures() == []
+                assert await reader.shifts() < MOST_SHIFT
+                box = await reader.page.locator(".one img").first.bounding_box()
+                assert box["height"] == pytest.approx(box["width"] / 2, rel=0.02)
