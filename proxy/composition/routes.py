@@ -29,12 +29,13 @@ def admin_routes(
 
 def widget_routes(settings: Settings, feeds: Reading) -> list[BaseRoute]:
     """The widget and its pages, which ask for feeds as everybody does."""
-    named = (actor for actor in settings.actors or () if not actor.startswith("at://"))
+    # Accounts before feeds.
+    named = sorted(settings.actors or (), key=lambda name: name.startswith("at://"))
     widget = WidgetRoutes(
         feeds.route.app,
         public_url=settings.public_url,
         plain_pictures=settings.upstream.startswith("http:"),
         any_origin="*" in settings.cors_origins,
-        actor=next(named, None),
+        example=next(iter(named), None),
     )
     return widget.routes()

@@ -124,6 +124,7 @@ class EmbedRoute:
         headers |= {
             "etag": etag,
             "content-security-policy": self._policy,
+            "cross-origin-embedder-policy": "credentialless",  # so that isolated pages may frame it
             "cross-origin-resource-policy": "cross-origin",
             "referrer-policy": "no-referrer",
         }

@@ -21,7 +21,8 @@ _MAX_SIDE: Final = 100_000
 # Invisible characters and those that turn the direction of text: no address contains them, no name is made
 # of them.
 _BLANK: Final = "\\0- \x7f-\xa0\u2000-\u200f\u2028-\u202f\u205f-\u206f\u3000\ufeff\ud800-\udfff"
-_VISIBLE = re.compile(f"[^{_BLANK}]")
+# Letters that look like none may stand in an address.
+_VISIBLE = re.compile(f"[^{_BLANK}\xad\u034f\u061c\u115f\u1160\u180e\u2800\u3164\uffa0]")
 _HTTP = re.compile(
     rf'[Hh][Tt][Tt][Pp][Ss]?://([^{_BLANK}/?#@:\\<>"]+)(:[0-9]{{1,5}})?([/?#][^{_BLANK}\\<>"]*)?'
 )
@@ -111,7 +112,8 @@ def kind(value: Any) -> str:
 
 def side(value: Any) -> int:
     """A width or height in pixels, 0 if it is none."""
-    return value if type(value) is int and 0 < value <= _MAX_SIDE else 0
+    number = _whole(value)
+    return number if number is not None and 0 < number <= _MAX_SIDE else 0
 
 
 def web_address(uri: Any) -> str:
@@ -214,12 +216,24 @@ def _instant(value: Any) -> datetime | None:
 def _links(record: Any, data: bytes) -> Iterator[tuple[int, int, str]]:
     for facet in items(field(record, "facets")):
         start, end = field(facet, "index", "byteStart"), field(facet, "index", "byteEnd")
-        if _boundary(data, start) and _boundary(data, end) and start < end and (href := _link(facet)):
+        start, end = _boundary(data, start), _boundary(data, end)
+        if start is not None and end is not None and start < end and (href := _link(facet)):
             yield start, end, href
 
 
-def _boundary(data: bytes, at: Any) -> bool:
-    return type(at) is int and 0 <= at <= len(data) and not _continues(data, at)
+def _boundary(data: bytes, at: Any) -> int | None:
+    """`at` if it is between two characters."""
+    number = _whole(at)
+    return (
+        number if number is not None and 0 <= number <= len(data) and not _continues(data, number) else None
+    )
+
+
+def _whole(value: Any) -> int | None:
+    """A number without a fraction, also if it is written with one: 3.0, as JavaScript has it."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value if type(value) is int else None
 
 
 def _link(facet: Any) -> str:

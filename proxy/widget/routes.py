@@ -23,7 +23,8 @@ class WidgetRoutes:
     """Everything of the widget before `feeds`, the application under /xrpc.
 
     `public_url` is how the world reaches us, if that is known. `plain_pictures`: whether pictures may come
-    over http. `any_origin`: whether scripts of all sites may ask. `actor` is whose feed newcomers are shown.
+    over http. `any_origin`: whether scripts of all sites may ask. `example` is what newcomers are shown: an
+    account, or the at:// address of a feed.
     """
 
     def __init__(
@@ -33,12 +34,12 @@ class WidgetRoutes:
         public_url: str | None,
         plain_pictures: bool,
         any_origin: bool,
-        actor: str | None,
+        example: str | None,
     ) -> None:
         self._script = current_script()
         self._public_url = public_url
         self._plain_pictures = plain_pictures
-        self._actor = actor or _EXAMPLE
+        self._example = example or _EXAMPLE
         released = released_scripts()
         self._scripts = {digest: Asset(script.content, _JAVASCRIPT) for digest, script in released.items()}
         self._styles = {digest: Asset(script.style.encode(), _CSS) for digest, script in released.items()}
@@ -65,6 +66,7 @@ class WidgetRoutes:
             Route("/widget.js", self._current, methods=methods),
             Route("/widget-{digest}.{kind}", self._pinned, methods=methods),
             Route("/embed/{actor}", self._embed, methods=methods),
+            Route("/embed/{actor}/", self._embed, methods=methods),
         ]
 
     async def _current(self, request: Request) -> Response:
@@ -82,9 +84,12 @@ class WidgetRoutes:
 
     async def _home(self, request: Request) -> Response:
         base = self._public_url or f"{request.url.scheme}://{request.url.netloc}"
-        actor = request.query_params.get("actor") or self._actor
         page = self._pages.home(
-            base=base, actor=actor, hash=self._script.hash, integrity=self._script.integrity
+            base=base,
+            public_url=self._public_url or "",
+            example=request.query_params.get("actor") or self._example,
+            hash=self._script.hash,
+            integrity=self._script.integrity,
         )
         pictures = "https: http: data:" if self._plain_pictures else "https: data:"
         policy = (

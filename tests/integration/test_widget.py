@@ -164,6 +164,12 @@ class TestEmbed:
                 assert "frame-ancestors *" in policy
                 assert "sandbox allow-scripts allow-popups allow-popups-to-escape-sandbox" in policy
 
+    async def test_isolated_pages_may_frame_it(self, start, alice):
+        async with start() as proxy:
+            headers = (await proxy.get("/embed/alice.test")).headers
+            assert headers["cross-origin-embedder-policy"] == "credentialless"
+            assert headers["cross-origin-resource-policy"] == "cross-origin"
+
     async def test_a_fragment_is_one_element_for_any_page(self, start, alice):
         async with start(PUBLIC_URL="https://feeds.example") as proxy:
             html = (await proxy.get("/embed/alice.test?fragment=1&limit=2&theme=dark&lang=de")).text
@@ -183,6 +189,10 @@ class TestEmbed:
             async with start(CORS_ORIGINS=sites) as proxy:
                 assert (" still>" not in (await proxy.get("/embed/alice.test")).text) == asks
                 assert " still>" not in (await proxy.get("/embed/alice.test?fragment=1")).text
+
+    async def test_with_a_slash_behind_it(self, start, alice):
+        async with start() as proxy:
+            assert articles((await proxy.get("/embed/alice.test/")).text) == 10
 
     async def test_a_name_as_people_write_it(self, start, alice):
         async with start() as proxy:
@@ -249,6 +259,14 @@ class TestFirstPage:
             assert 'value="alice.example.com"' in page.text
             assert "unsafe" not in page.headers["content-security-policy"]
 
+    async def test_where_feeds_alone_are_named_it_shows_one(self, start):
+        feed = f"at://{DID}/app.bsky.feed.generator/x"
+        async with start(ACTORS=feed) as proxy:
+            page = (await proxy.get("/")).text
+            assert f'<bluesky-feed id="feed" feed="{feed}"' in page
+            assert f'bluesky-feed feed="{feed}" limit' in page
+            assert f"/embed/feed?feed=at%3A//{DID.replace(':', '%3A')}/app.bsky.feed.generator/x" in page
+
     async def test_the_lines_name_whom_the_address_names(self, start):
         async with start() as proxy:
             page = (await proxy.get("/?actor=%22%3E%3Cb%3E")).text
@@ -262,7 +280,7 @@ class TestFirstPage:
 
     async def test_it_loads_nothing_from_elsewhere(self, start):
         async with start() as proxy:
-            page = (await proxy.get("/")).text.replace("http://proxy.test/", "/")
+            page = (await proxy.get("/")).text.replace("http://proxy.test/", "/").replace("{base}/", "/")
             for source in re.findall(r'(?:src|href)="([^"]+)"', page):
                 assert source.startswith(("/", "data:,", "https://bsky.app"))
             for path in ("/home.js", "/home.css"):

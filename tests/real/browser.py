@@ -23,6 +23,7 @@ _TYPES = {
     ".js": "text/javascript",
     ".css": "text/css",
     ".jpg": "image/jpeg",
+    ".png": "image/png",
 }
 
 # Adds up what moved without the reader's doing, from the first paint on.

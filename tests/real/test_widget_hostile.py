@@ -167,3 +167,54 @@ async def see(proxy, site, read, number, feed):
     assert await scripted.tree() == await rendered.tree()
     await scripted.page.locator("summary").evaluate_all("all => all.forEach(summary => summary.click())")
     assert await scripted.page.evaluate("window.ran") is None
+
+
+def odd() -> dict[str, object]:
+    """Posts that would harm their neighbours, and values that two languages take for different things."""
+    marks, long = "Z\u0361\u035c\u0321\u0489\u0340" * 4000, "n" * 600
+    loud = {"did": DID, "handle": "mallory.test", "displayName": long}
+    nobody = {"did": DID, "handle": "mallory.test", "displayName": "\u3164\u2800"}
+    repost = {"$type": "app.bsky.feed.defs#reasonRepost", "by": loud}
+    reply = {"parent": {"author": loud, "uri": address("p")}}
+    picture = image("http://127.0.0.1:1/x.png")
+    picture["images"][0]["aspectRatio"] = {"width": 3.0, "height": 2.0}  # type: ignore[index]
+    bare = {"$type": "app.bsky.embed.recordWithMedia#view", "media": picture, "record": None}
+    return {
+        "feed": [
+            honest(0),
+            post(1, {"text": marks[:3000]}),
+            honest(2),
+            post(3, {"text": "hello", "reply": {"x": 1}}) | {"reason": repost, "reply": reply},
+            post(4, {"text": "a picture"}, embed=bare),
+            post(5, {"text": "nobody"}, author=nobody),
+        ]
+    }
+
+
+async def test_no_post_hides_its_neighbours(tmp_path, site, read):
+    async with Upstream() as upstream:
+        upstream.answer = lambda _: json_response(odd())
+        proxy = Proxy(upstream.url, tmp_path, {})
+        await asyncio.to_thread(proxy.start)
+        try:
+            element = '<bluesky-feed actor="m.test"></bluesky-feed>'
+            script = f'<script src="{proxy.url}/widget.js" defer></script>'
+            scripted = await read(site.put(element, head=script, path="/s"))
+            await scripted.shows()
+            fragment = await scripted.context.request.get(f"{proxy.url}/embed/m.test?fragment=1")
+            rendered = await read(site.put(await fragment.text(), path="/r"))
+        finally:
+            await asyncio.to_thread(proxy.stop)
+    assert await scripted.tree() == await rendered.tree()
+    for reader in (scripted, rendered):
+        post_box = reader.page.locator(".post")
+        assert set(await post_box.evaluate_all("all => all.map(e => getComputedStyle(e).overflow)")) == {
+            "clip"
+        }
+        for selector in (".note span", ".reply"):
+            assert (await reader.page.locator(selector).bounding_box())["height"] < 50
+        assert await reader.page.locator(".post:nth-child(5) img").count() == 1
+        assert await reader.page.locator(".post:nth-child(6) .name").inner_text() == "mallory.test"
+        await reader.page.set_viewport_size({"width": 120, "height": 800})
+        overflow = await reader.page.locator(".feed").evaluate("feed => feed.scrollWidth - feed.clientWidth")
+        assert overflow <= 0

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import html
+import re
+from datetime import UTC, datetime, timedelta
+
+import httpx
 import pytest
 import pytest_asyncio
 from real.widgets import NEVER_KEPT, feed_of, page_of, post_of, proxy_before
@@ -190,6 +196,20 @@ class TestReading:
         await reader.page.locator("h1").click()
         await refreshed(reader, "new")
 
+    async def test_who_holds_on_to_something_costs_no_more_than_others(self, upstream, open_page):
+        reader = await open_page(LONG)
+        for hold in ("focus", "selection"):
+            if hold == "focus":
+                await reader.page.locator(".post").nth(2).focus()
+            else:
+                await reader.page.get_by_text("post 3", exact=True).click(click_count=3)
+            one_more(upstream)
+            upstream.requests.clear()
+            for _ in range(40):
+                await reader.page.clock.run_for(15_000)
+            await reader.settled()
+            assert len(upstream.requests) <= 3
+
     async def test_a_click_long_ago_does_not_hold_the_feed_up(self, upstream, open_page):
         reader = await open_page(LONG)
         await reader.page.locator(".post").nth(2).click()
@@ -270,6 +290,31 @@ class TestOtherPages:
             assert await inside.locator(".feed[data-stale]").count() == 0
             assert reader.trouble == []
 
+    async def test_on_paper_all_of_it_is_there(self, proxy, upstream, site, read):
+        fixed = LONG.replace(">", ' style="display:block;height:20rem">', 1)
+        reader = await read(site.put(page_of(proxy, f'{fixed}<p id="below">below</p>')))
+        await reader.shows()
+        await reader.page.emulate_media(media="print")
+        last = "e => Math.round(e.getBoundingClientRect().bottom)"
+        below = await reader.page.locator("#below").evaluate(TOP)
+        assert 400 < await reader.page.locator(".foot").evaluate(last) <= below
+
+    async def test_in_another_document_it_is_as_it_was(self, proxy, upstream, site, read):
+        reader = await read(site.put(page_of(proxy, f"{LONG}<iframe src='/frame'></iframe>")))
+        site.put("", path="/frame")
+        await reader.page.reload()
+        await reader.shows()
+        await reader.page.evaluate("frames[0].document.body.append(document.querySelector('bluesky-feed'))")
+        inside = reader.page.frame_locator("iframe")
+        round_face = "e => getComputedStyle(e).borderRadius"
+        assert await inside.locator(".face").first.evaluate(round_face) == "50%"
+        await inside.locator("bluesky-feed").evaluate("e => e.setAttribute('limit', 2)")
+        await inside.locator(".post").nth(2).wait_for(state="detached")
+        assert await inside.locator(".face").first.evaluate(round_face) == "50%"
+        await reader.page.evaluate("document.body.append(frames[0].document.querySelector('bluesky-feed'))")
+        assert await reader.page.locator(".face").first.evaluate(round_face) == "50%"
+        assert reader.trouble == []
+
     async def test_on_paper_it_is_dark_on_white(self, proxy, upstream, site, read):
         dark = LONG.replace(">", ' theme="dark">', 1)
         reader = await read(site.put(page_of(proxy, dark)), color_scheme="dark")
@@ -279,7 +324,13 @@ class TestOtherPages:
         await reader.page.emulate_media(media="print", color_scheme="dark")
         assert await reader.page.locator(".feed").evaluate(colour) == "rgb(15, 23, 32)"
 
-    @pytest.mark.parametrize("actor", ["@alice.test", " alice.test ", "\\ud800"])
+    @pytest.mark.parametrize(
+        "actor",
+        [
+            *("@alice.test", " alice.test ", "ALICE.test", "\\u202aalice.test\\u202c", "\\ud800"),
+            *("https://bsky.app/profile/alice.test", "bsky.app/profile/alice.test/?x", "at://alice.test"),
+        ],
+    )
     async def test_names_as_people_write_them(self, proxy, upstream, site, read, actor):
         reader = await read(site.put(page_of(proxy, "<div id=place></div>")))
         await reader.page.evaluate(
@@ -288,3 +339,85 @@ class TestOtherPages:
         )
         await reader.shows(".resting" if "ud800" in actor else ".post")
         assert reader.trouble == []
+
+    @pytest.mark.parametrize(
+        "uri",
+        [
+            " at://did:plc:alice/app.bsky.feed.post/7 ",
+            "https://bsky.app/profile/did:plc:alice/post/7?x#y",
+            "http://www.BSKY.app/profile/did%3Aplc%3Aalice/post/7/",
+            "bsky.app/profile/did:plc:alice/post/7",
+        ],
+    )
+    async def test_addresses_of_posts_as_people_copy_them(self, proxy, upstream, site, read, uri):
+        upstream.answer = lambda _: json_response({"thread": post_of(7, "the seventh")})
+        reader = await read(site.put(page_of(proxy, f'<bluesky-post uri="{uri}"></bluesky-post>')))
+        await reader.shows()
+        assert [one.params["uri"] for one in upstream.requests] == [
+            ["at://did:plc:alice/app.bsky.feed.post/7"]
+        ]
+
+    @pytest.mark.parametrize("kind", ["module", "inline"])
+    async def test_a_script_that_cannot_know_its_proxy_says_so(self, proxy, upstream, site, read, kind):
+        source = (await asyncio.to_thread(httpx.get, f"{proxy.url}/widget.js")).text
+        script = (
+            f'<script type="module" src="{proxy.url}/widget.js"></script>'
+            if kind == "module"
+            else f"<script>{source}</script>"
+        )
+        reader = await read(site.put("nothing yet"))
+        said = []
+        reader.page.on("console", lambda message: said.append(message.text))
+        named = LONG.replace(">", f' proxy="{proxy.url}">', 1)
+        await reader.page.goto(site.put(f"{script}{LONG}{named}"))
+        await reader.page.locator(".post").nth(19).wait_for()
+        await reader.shows(".resting")
+        assert len([text for text in said if "needs proxy=" in text]) == 1
+        assert reader.trouble == []
+
+    async def test_written_into_a_frame_of_the_page_it_runs(self, proxy, upstream, site, read):
+        source = (await asyncio.to_thread(httpx.get, f"{proxy.url}/widget.js")).text
+        named = LONG.replace(">", f' proxy="{proxy.url}">', 1)
+        frame = html.escape(f"<script>{source}</script>{named}")
+        reader = await read(site.put(f'<iframe srcdoc="{frame}"></iframe>'))
+        await reader.page.frame_locator("iframe").locator(".post").first.wait_for()
+        assert reader.trouble == []
+
+    async def test_a_copy_that_cannot_be_read_does_not_keep_the_others(self, proxy, upstream, site, read):
+        many = "".join(LONG.replace("alice", f"a{number}") for number in range(12))
+        reader = await read(site.put(page_of(proxy, "nothing yet")))
+        await reader.page.evaluate("localStorage['bluesky-widget 1 broken'] = '{'")
+        await reader.page.goto(site.put(page_of(proxy, many)))
+        await reader.page.locator("bluesky-feed").nth(11).locator(".post").first.wait_for()
+        await reader.settled()
+        assert await reader.page.evaluate("localStorage.length") == 8
+        assert "broken" not in str(await reader.page.evaluate("Object.keys(localStorage)"))
+
+
+class TestClocks:
+    async def test_a_clock_that_is_set_back_does_not_stop_it(self, proxy, upstream, site, read):
+        reader = await read("about:blank", **PHONE)
+        await reader.page.add_init_script(
+            "window.back = 0; const now = Date.now; Date.now = () => now() - window.back"
+        )
+        await reader.page.clock.install()
+        await reader.page.goto(site.put(page_of(proxy, LONG)))
+        await reader.shows()
+        await reader.page.evaluate(COUNT_UPDATES)
+        await reader.page.evaluate("window.back = 86_400_000")
+        one_more(upstream)
+        await refreshed(reader, "new")
+
+    async def test_a_clock_that_runs_ahead_makes_nothing_old(self, proxy, upstream, site, read):
+        reader = await read("about:blank", **PHONE)
+        ahead = datetime.now(UTC) + timedelta(days=1000)
+        await reader.page.clock.install(time=ahead)
+        url = site.put(page_of(proxy, LONG))
+        await reader.page.goto(url)
+        seconds = re.compile(r"^updated (now|\d+ seconds? ago|[12] minutes? ago)$")
+        await reader.page.locator(".updated", has_text=seconds).wait_for()
+        assert await reader.page.locator(".feed[data-stale]").count() == 0
+        # Nor is the copy in the browser, when there is nothing else.
+        await reader.page.route("**/xrpc/**", lambda route: route.abort())
+        await reader.page.reload()
+        await reader.page.locator(".feed[data-stale] .updated", has_text=seconds).wait_for()

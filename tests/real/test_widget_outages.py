@@ -140,6 +140,32 @@ async def test_ten_widgets_are_one_request(before, site, read):
         assert upstream.count == 1
 
 
+async def test_ten_widgets_are_one_request_whatever_they_call_the_account(before, site, read):
+    async with Upstream() as upstream:
+        upstream.answer = lambda _: json_response(feed_of(60))
+        proxy = before(upstream)
+        asked = [
+            (name, limit)
+            for limit in (5, 10, 50)
+            for name in ("bob.test", "BOB.test", "@bob.test", "at://bob.test")
+        ][:10]
+        widgets = "".join(
+            f'<bluesky-feed actor="{name}" limit="{limit}"></bluesky-feed>' for name, limit in asked
+        )
+        reader = await read(
+            site.put(page_of(proxy, widgets).replace('<bluesky-feed actor="alice.test">', ""))
+        )
+        for number, (_, limit) in enumerate(asked):
+            await reader.page.locator("bluesky-feed").nth(number).locator(".post").nth(limit - 1).wait_for()
+        await reader.settled()
+        assert upstream.count == len([url for url in reader.requests if "/xrpc/" in url]) == 1
+        # The browser keeps one copy for them all.
+        await reader.page.route("**/xrpc/**", lambda route: route.abort())
+        await reader.page.reload()
+        for number, (_, limit) in enumerate(asked):
+            await reader.page.locator("bluesky-feed").nth(number).locator(".post").nth(limit - 1).wait_for()
+
+
 async def test_what_is_new_comes_when_the_reader_comes_back(before, site, read):
     async with Upstream() as upstream:
         upstream.answer = lambda _: json_response(feed_of(3))

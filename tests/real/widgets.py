@@ -7,12 +7,40 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import httpx
+from real.browser import Reader
 from real.harness import Proxy
 
 from harness.upstream import Upstream
 
+PHONE = {"viewport": {"width": 390, "height": 844}, "device_scale_factor": 2}
+DESKTOP = {"viewport": {"width": 1280, "height": 900}}
+MOST_SHIFT = 0.02
+WITH_REPLIES = 'filter="posts_with_replies"'
 ELEMENT = '<bluesky-feed actor="alice.test"></bluesky-feed>'
 NEVER_KEPT = {"CACHE_TTL": "1", "STALE_WHILE_REVALIDATE": "0", "CLIENT_MAX_AGE": "0"}
+
+
+def script(proxy: Proxy) -> str:
+    return f'<script src="{proxy.url}/widget.js" defer></script>'
+
+
+def element(actor: str = "alice.test", more: str = "") -> str:
+    return f'<bluesky-feed actor="{actor}" {more}></bluesky-feed>'
+
+
+def words(count: int = 150) -> str:
+    return f"<p>{'Some words of the page itself. ' * count}</p>"
+
+
+async def fragment(proxied: httpx.Client, actor: str = "alice.test", **options: object) -> str:
+    answer = await asyncio.to_thread(proxied.get, f"/embed/{actor}", params={"fragment": 1, **options})
+    assert answer.status_code == 200
+    return answer.text
+
+
+async def texts(reader: Reader, selector: str) -> list[str]:
+    return [text.strip() for text in await reader.page.locator(selector).all_inner_texts()]
 
 
 def page_of(proxy: Proxy, body: str = ELEMENT) -> str:

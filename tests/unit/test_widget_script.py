@@ -29,9 +29,14 @@ def test_the_current_script_is_among_the_released():
 def test_it_is_the_source_without_its_comments():
     source = (HERE / "static" / "widget.js").read_text(encoding="utf-8")
     lines = [line.strip() for line in source.splitlines()]
-    read = [line for line in lines if not line.startswith(("//", "/**"))]
-    assert [line.strip() for line in current_script().content.decode().splitlines()] == read
-    assert len(read) < len(lines)
+    read = [line.partition(" // ")[0] for line in lines if not line.startswith(("//", "/**"))]
+    assert bare(current_script().content.decode()) == bare("".join(read))
+    assert len(bare("".join(read))) < len(bare(source))
+
+
+def bare(text: str) -> str:
+    """`text` without blanks, and without what ends the last declaration of a rule."""
+    return re.sub(r"\s", "", text).replace(";}", "}")
 
 
 def test_it_is_small():
@@ -58,6 +63,6 @@ def test_it_makes_no_markup_of_text():
 def test_what_pages_need_before_it_runs_can_be_had():
     script = current_script()
     assert script.format == "1"
-    assert ".feed {" in script.style
+    assert ".feed{" in script.style
     assert "${" not in script.style
     assert script.integrity.startswith("sha384-")

@@ -69,6 +69,22 @@ def facet(start: object, end: object, uri: str = "https://example.com/") -> dict
     return {"index": {"byteStart": start, "byteEnd": end}, "features": [link]}
 
 
+class TestNumbers:
+    def test_whole_ones_are_as_in_a_browser(self):
+        assert [
+            foreign.side(value) for value in (3, 3.0, 1e2, 2.5, True, "3", -1.0, 1e300, float("inf"))
+        ] == [*(3, 3, 100, 0, 0, 0, 0, 0, 0)]
+        record = {"text": "hello", "facets": [facet(0.0, 2.0)]}
+        assert foreign.segments(record)[0] == Segment("he", "https://example.com/")
+
+
+class TestNames:
+    @pytest.mark.parametrize("name", ["\u3164\u2800", "\u115f\u1160\uffa0", "\xad\u061c", " \u200b"])
+    def test_one_that_cannot_be_seen_is_none(self, name):
+        author = {"did": DID, "handle": "alice.test", "displayName": name}
+        assert shown(post(author=author))[0].author.name == "alice.test"
+
+
 class TestText:
     def test_facets_count_bytes(self):
         record = {"text": "Grüße 👋 hier", "facets": [facet(8, 12)]}
@@ -84,7 +100,7 @@ class TestText:
             *(facet(2, 3), facet(8, 9), facet(3, 3), facet(5, 4), facet(-1, 2), facet(0, 99), facet("0", 2)),
             *(
                 facet(None, 2),
-                facet(0.0, 2),
+                facet(0.5, 2),
                 {"index": None},
                 None,
                 "facet",

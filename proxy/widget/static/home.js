@@ -9,10 +9,18 @@
   /** An actor may hold anything: in an attribute it is escaped, in an address encoded. */
   const escaped = (text) => text.replace(/[&<>"]/g, (character) => `&#${character.charCodeAt(0)};`);
 
-  function fillLines(actor) {
+  function fillLines() {
+    const which = feed.feed ? 'feed' : 'actor';
+    const name = feed[which];
+    const values = {
+      base: document.querySelector('main').dataset.base || location.origin,
+      which,
+      name: escaped(name),
+      account: escaped(feed.feed ? name.split('/')[2] : name),
+      path: (feed.feed ? 'feed?feed=' : '') + encodeURIComponent(name),
+    };
     for (const code of document.querySelectorAll('code[data-template]')) {
-      const value = code.id === 'frame' ? encodeURIComponent(actor) : escaped(actor);
-      code.textContent = code.dataset.template.replace('{}', () => value);
+      code.textContent = code.dataset.template.replace(/\{(\w+)\}/g, (_, value) => values[value]);
     }
   }
 
@@ -29,24 +37,30 @@
       const response = await fetch(url, { credentials: 'omit' });
       if (url !== feed.address()) return;
       const said = SHOWN.map((name) => [name, response.headers.get(name)]).filter(([, value]) => value);
+      // What is wrong, where something is.
+      if (!response.ok) said.unshift(['Message', (await response.json()).message]);
+      if (url !== feed.address()) return;
       byId('headers').replaceChildren(row('Status', String(response.status)), ...said.map(([name, value]) => row(name, value)));
     } catch {
       byId('headers').replaceChildren(row('Status', 'no answer'));
     }
   }
 
-  function show(actor) {
-    byId('actor').value = actor;
-    if (feed.getAttribute('actor') !== actor) feed.setAttribute('actor', actor);
-    fillLines(actor);
+  /** Show what somebody has typed or pasted: an account, a feed, or an address of either. */
+  function show(given) {
+    const typed = given.trim();
+    feed.setAttribute('feed', typed);
+    if (!/\/app\.bsky\.(feed\.generator|graph\.list)\//.test(feed.feed)) feed.removeAttribute('feed');
+    feed.setAttribute('actor', typed);
+    byId('actor').value = feed.feed || feed.actor;
+    fillLines();
     showHeaders();
+    return byId('actor').value;
   }
 
   byId('form').addEventListener('submit', (event) => {
     event.preventDefault();
-    const actor = byId('actor').value.trim().replace(/^@/, '');
-    history.replaceState(null, '', `?actor=${encodeURIComponent(actor)}`);
-    show(actor);
+    history.replaceState(null, '', `?actor=${encodeURIComponent(show(byId('actor').value))}`);
   });
 
   for (const button of document.querySelectorAll('button[data-copies]')) {

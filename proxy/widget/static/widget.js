@@ -5,7 +5,8 @@
   // What the network sends is foreign: it becomes text nodes and checked attributes, never markup.
   // The pages under /embed show the same markup: what changes here changes there (view.py, parts.html).
   const FORMAT = '1'; // of the markup; a page rendered with another is repainted, not taken over
-  const HOME = document.currentScript && new URL(document.currentScript.src, location).origin;
+  const { src } = document.currentScript || {};
+  const HOME = src ? new URL(src).origin : '';
   const WEB = 'https://bsky.app';
   const PAUSE_MS = 10000; // between two requests for the same answer
   const REFRESH_MS = 300000;
@@ -19,10 +20,10 @@
 
   // JSON, for pages that are rendered before this runs.
   const WORDS = {
-    "en": {"updated": "updated {}", "posts": "Posts by {}", "feed": "Posts", "pinned": "Pinned", "repost": "Reposted by {}", "replyTo": "Reply to {}", "reply": "Reply", "adult": "Adult content – show", "warn": "Sensitive content – show", "members": "Only for readers who are signed in to Bluesky.", "gone": "This post is not available.", "resting": "Nothing to show here at the moment.", "view": "View on Bluesky", "picture": "Picture", "video": "Video", "followers": "Followers", "following": "Following", "count": "Posts"},
-    "de": {"updated": "aktualisiert {}", "posts": "Beiträge von {}", "feed": "Beiträge", "pinned": "Angeheftet", "repost": "Geteilt von {}", "replyTo": "Antwort an {}", "reply": "Antwort", "adult": "Nur für Erwachsene – zeigen", "warn": "Heikler Inhalt – zeigen", "members": "Nur für Angemeldete auf Bluesky.", "gone": "Dieser Beitrag ist nicht verfügbar.", "resting": "Hier gibt es gerade nichts zu sehen.", "view": "Auf Bluesky ansehen", "picture": "Bild", "video": "Video", "followers": "Follower", "following": "Folgt", "count": "Beiträge"},
-    "es": {"updated": "actualizado {}", "posts": "Publicaciones de {}", "feed": "Publicaciones", "pinned": "Fijado", "repost": "Compartido por {}", "replyTo": "Respuesta a {}", "reply": "Respuesta", "adult": "Contenido para adultos: mostrar", "warn": "Contenido sensible: mostrar", "members": "Solo para quien ha iniciado sesión en Bluesky.", "gone": "Esta publicación no está disponible.", "resting": "Por ahora no hay nada que mostrar.", "view": "Ver en Bluesky", "picture": "Imagen", "video": "Vídeo", "followers": "Seguidores", "following": "Siguiendo", "count": "Publicaciones"},
-    "fr": {"updated": "mis à jour {}", "posts": "Publications de {}", "feed": "Publications", "pinned": "Épinglé", "repost": "Republié par {}", "replyTo": "Réponse à {}", "reply": "Réponse", "adult": "Contenu pour adultes – afficher", "warn": "Contenu sensible – afficher", "members": "Réservé aux personnes connectées à Bluesky.", "gone": "Cette publication n’est pas disponible.", "resting": "Rien à afficher pour le moment.", "view": "Voir sur Bluesky", "picture": "Image", "video": "Vidéo", "followers": "Abonnés", "following": "Abonnements", "count": "Publications"}
+    "en": {"updated": "updated {}", "posts": "Posts by {}", "feed": "Posts", "pinned": "Pinned", "repost": "Reposted by {}", "replyTo": "Reply to {}", "reply": "Reply", "adult": "Adult content – show", "warn": "Sensitive content – show", "members": "Only for readers who are signed in to Bluesky.", "gone": "This post is not available.", "resting": "Nothing to show here at the moment.", "view": "View on Bluesky", "picture": "Picture", "video": "Video", "followers": "Followers", "following": "Following"},
+    "de": {"updated": "aktualisiert {}", "posts": "Beiträge von {}", "feed": "Beiträge", "pinned": "Angeheftet", "repost": "Geteilt von {}", "replyTo": "Antwort an {}", "reply": "Antwort", "adult": "Nur für Erwachsene – zeigen", "warn": "Heikler Inhalt – zeigen", "members": "Nur für Angemeldete auf Bluesky.", "gone": "Dieser Beitrag ist nicht verfügbar.", "resting": "Hier gibt es gerade nichts zu sehen.", "view": "Auf Bluesky ansehen", "picture": "Bild", "video": "Video", "followers": "Follower", "following": "Folgt"},
+    "es": {"updated": "actualizado {}", "posts": "Publicaciones de {}", "feed": "Publicaciones", "pinned": "Fijado", "repost": "Compartido por {}", "replyTo": "Respuesta a {}", "reply": "Respuesta", "adult": "Contenido para adultos: mostrar", "warn": "Contenido sensible: mostrar", "members": "Solo para quien ha iniciado sesión en Bluesky.", "gone": "Esta publicación no está disponible.", "resting": "Por ahora no hay nada que mostrar.", "view": "Ver en Bluesky", "picture": "Imagen", "video": "Vídeo", "followers": "Seguidores", "following": "Siguiendo"},
+    "fr": {"updated": "mis à jour {}", "posts": "Publications de {}", "feed": "Publications", "pinned": "Épinglé", "repost": "Republié par {}", "replyTo": "Réponse à {}", "reply": "Réponse", "adult": "Contenu pour adultes – afficher", "warn": "Contenu sensible – afficher", "members": "Réservé aux personnes connectées à Bluesky.", "gone": "Cette publication n’est pas disponible.", "resting": "Rien à afficher pour le moment.", "view": "Voir sur Bluesky", "picture": "Image", "video": "Vidéo", "followers": "Abonnés", "following": "Abonnements"}
   };
 
   const STYLE = `
@@ -40,11 +41,11 @@
 a { color: var(--accent); text-decoration: none; unicode-bidi: isolate; }
 a:hover { text-decoration: underline; }
 :focus-visible { outline: 2px solid var(--accent); outline-offset: 1px; border-radius: .25rem; }
-.post:focus-visible, .pics a:focus-visible { outline-offset: -2px; }
+.post:focus-visible, .pics a:focus-visible, .reply a:focus-visible { outline-offset: -2px; }
 img { display: block; max-inline-size: 100%; background: var(--soft); color: var(--muted); font-size: .8125rem; }
 .head, .foot, .post { padding: .875rem 1rem; }
 .head { display: flex; align-items: center; gap: .75rem; }
-.post { border-block-start: 1px solid var(--line); display: grid; grid-template-columns: 2.5rem minmax(0, 1fr); column-gap: .75rem; }
+.post { border-block-start: 1px solid var(--line); display: grid; grid-template-columns: 2.5rem minmax(0, 1fr); column-gap: .75rem; overflow: clip; }
 .posts > .post:first-child { border-block-start-width: 0; }
 .head + .posts > .post:first-child { border-block-start-width: 1px; }
 .face { display: block; inline-size: 2.5rem; block-size: 2.5rem; border-radius: 50%; overflow: hidden; background: var(--soft); flex: none; }
@@ -72,21 +73,19 @@ img { display: block; max-inline-size: 100%; background: var(--soft); color: var
 .pics img, .poster { inline-size: 100%; block-size: auto; object-fit: cover; min-block-size: 4rem; max-block-size: 30rem; }
 .pics:not(.one) img { block-size: 100%; aspect-ratio: 1; }
 .one img:not([width]), .poster:not([width]) { aspect-ratio: 16 / 9; }
+.one [width], .poster[width] { aspect-ratio: attr(width type(<number>)) / attr(height type(<number>)); }
 .one [style*=ratio], .poster[style*=ratio] { aspect-ratio: var(--ratio); }
 .two, .many { grid-template-columns: 1fr 1fr; }
 .three { grid-template-columns: 2fr 1fr; }
 .three a:first-child { grid-row: span 2; }
-.lots { grid-template-columns: repeat(6, 1fr); }
-.lots a { grid-column: span 2; }
-.lots a:nth-last-child(2):nth-child(3n+1), .lots a:last-child:nth-child(3n+2) { grid-column: span 3; }
-.lots a:last-child:nth-child(3n+1) { grid-column: span 6; }
-.lots a:nth-last-child(2):nth-child(3n+1) img, .lots a:last-child:nth-child(3n+2) img { aspect-ratio: 1.5; }
-.lots a:last-child:nth-child(3n+1) img { aspect-ratio: 3; }
+.lots { display: flex; flex-wrap: wrap; }
+.lots a { flex: 1 1 30%; }
+.pics.lots img { block-size: 9rem; aspect-ratio: auto; }
 .card, .quote { display: block; border: 1px solid var(--line); border-radius: var(--round); overflow: hidden; color: inherit; }
 .card:hover { text-decoration: none; background: var(--soft); }
 .thumb { inline-size: 100%; aspect-ratio: 1.91; object-fit: cover; border-block-end: 1px solid var(--line); }
 .said { display: block; padding: .625rem .75rem; }
-.host, .title, .about { display: -webkit-box; -webkit-box-orient: vertical; -webkit-line-clamp: 2; overflow: hidden; }
+.host, .title, .about, .note span, .reply { display: -webkit-box; -webkit-box-orient: vertical; -webkit-line-clamp: 2; overflow: hidden; }
 .host { font-size: .8125rem; -webkit-line-clamp: 1; }
 .title { font-weight: 600; line-height: 1.3; }
 .about { font-size: .875rem; }
@@ -114,11 +113,11 @@ summary { cursor: pointer; padding: .5rem .75rem; border-radius: var(--round); b
 .counts { display: flex; flex-wrap: wrap; gap: .25rem 1rem; color: var(--muted); margin-block-start: .625rem; font-size: .875rem; }
 .counts b { color: var(--text); }
 .bone { block-size: 8.5rem; border-block-start: 1px solid var(--line); animation: pulse 1.6s ease-in-out infinite alternate; background:
-  linear-gradient(var(--soft) 0 0) 4.25rem 1rem / 40% .875rem no-repeat, linear-gradient(var(--soft) 0 0) 4.25rem 2.75rem / 70% .875rem no-repeat,
-  linear-gradient(var(--soft) 0 0) 4.25rem 4.25rem / 60% .875rem no-repeat, radial-gradient(1.25rem, var(--soft) 98%, #0000) 1rem 1rem / 2.5rem 2.5rem no-repeat; }
+  linear-gradient(var(--soft) 0 0) 4.25rem 1rem / 40% 1rem no-repeat, linear-gradient(var(--soft) 0 0) 4.25rem 3rem / 70% 3rem no-repeat,
+  radial-gradient(1.25rem, var(--soft) 98%, #0000) 1rem 1rem / 2.5rem 2.5rem no-repeat; }
 @keyframes pulse { to { opacity: .5; } }
 @media (prefers-reduced-motion: reduce) { .bone { animation: none; } }
-@media print { :host { color-scheme: light !important; } .feed { max-block-size: none; overflow: visible; } .post { break-inside: avoid; } }
+@media print { :host { color-scheme: light !important; block-size: auto !important; } .feed { max-block-size: none; overflow: visible; } .post { break-inside: avoid; } }
 `;
 
   // --- What is foreign, made harmless -------------------------------------------------------------------
@@ -127,11 +126,13 @@ summary { cursor: pointer; padding: .5rem .75rem; border-radius: var(--round); b
   const decoder = new TextDecoder('utf-8', { ignoreBOM: true });
   // Invisible characters and those that turn the direction of text: no address contains them, no name is made of them.
   const BLANK = '\\0- \\x7f-\\xa0\\u2000-\\u200f\\u2028-\\u202f\\u205f-\\u206f\\u3000\\ufeff\\ud800-\\udfff';
-  const VISIBLE = new RegExp(`[^${BLANK}]`, 'u');
+  const VISIBLE = new RegExp(`[^${BLANK}\\xad\\u034f\\u061c\\u115f\\u1160\\u180e\\u2800\\u3164\\uffa0]`, 'u');
+  const UNSEEN = new RegExp(`[${BLANK}]+`, 'gu');
   const HTTP = new RegExp(`^[Hh][Tt][Tt][Pp][Ss]?://([^${BLANK}/?#@:\\\\<>"]+)(:[0-9]{1,5})?([/?#][^${BLANK}\\\\<>"]*)?$`, 'u');
   const DID = /^did:[a-z]+:[A-Za-z0-9._:%-]{1,500}$/;
   const HANDLE = /^[A-Za-z0-9.-]{1,253}$/;
   const RECORD = /^at:\/\/(did:[a-z]+:[A-Za-z0-9._:%-]{1,500})\/([A-Za-z.]{1,100})\/([A-Za-z0-9._:~-]{1,512})$/;
+  const PLACES = { 'app.bsky.feed.post': 'post', 'app.bsky.feed.generator': 'feed', 'app.bsky.graph.list': 'lists' };
   const INSTANT = /^\d{4}-\d\d-\d\dT\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d:\d\d)$/;
   const LANGUAGE = /^[a-z]{2,3}(-[A-Za-z0-9]{2,8})*$/;
 
@@ -151,12 +152,26 @@ summary { cursor: pointer; padding: .5rem .75rem; border-radius: var(--round); b
 
   const text = (value, most) => shown(decoder.decode(bytesOf(value, most)));
 
+  /** Account, kind and key of what people copy: names, at:// addresses and those of the web. */
+  const namesIn = (value) =>
+    text(value, 2048)
+      .replace(UNSEEN, '')
+      .replace(/^(https?:\/\/)?(www\.)?bsky\.app\/profile\/|^at:\/\/|^@/i, '')
+      .replace(/%3a/gi, ':')
+      .split(/[/?#]/);
+
+  /** The at:// address of a record; '' for what names none. */
+  function recordIn(value) {
+    const [account, kind, key] = namesIn(value);
+    return key ? `at://${account}/${Object.keys(PLACES).find((name) => PLACES[name] === kind) || kind}/${key}` : '';
+  }
+
   /** Where a record is shown on the web; '' for what is not shown there. */
   function webAddress(uri) {
     const [, did, kind, key] = RECORD.exec(typeof uri === 'string' ? uri : '') || [];
     if (kind === 'app.bsky.graph.starterpack') return `${WEB}/starter-pack/${did}/${key}`;
     if (kind === 'app.bsky.labeler.service') return `${WEB}/profile/${did}`;
-    const place = { 'app.bsky.feed.post': 'post', 'app.bsky.feed.generator': 'feed', 'app.bsky.graph.list': 'lists' }[kind];
+    const place = PLACES[kind];
     return place ? `${WEB}/profile/${did}/${place}/${key}` : '';
   }
 
@@ -256,8 +271,13 @@ summary { cursor: pointer; padding: .5rem .75rem; border-radius: var(--round); b
     const side = (value) => (Number.isInteger(value) && value > 0 && value <= 100000 ? value : 0);
     const [width, height] = [side(ratio?.width), side(ratio?.height)];
     const known = width && height;
-    const image = make('img', name, { src, alt, ...(known ? { width, height } : {}), loading: 'lazy', decoding: 'async', referrerpolicy: 'no-referrer' });
-    if (known) image.style.setProperty('--ratio', `${width} / ${height}`); // and it stays so, whatever comes
+    return keepRatio(make('img', name, { src, alt, ...(known ? { width, height } : {}), loading: 'lazy', decoding: 'async', referrerpolicy: 'no-referrer' }));
+  }
+
+  /** Whatever comes, the picture stays as wide and high as it was said to be: also where CSS cannot read attributes. */
+  function keepRatio(image) {
+    const side = (name) => image.getAttribute(name);
+    if (side('width')) image.style.setProperty('--ratio', `${side('width')} / ${side('height')}`);
     return image;
   }
 
@@ -376,7 +396,7 @@ summary { cursor: pointer; padding: .5rem .75rem; border-radius: var(--round); b
           case 'app.bsky.embed.record#view':
             return depth ? [] : [this.quote(embed.record)];
           case 'app.bsky.embed.recordWithMedia#view':
-            return [...this.embed(embed.media, href, depth), depth ? null : this.quote(embed.record.record)];
+            return [...this.embed(embed.media, href, depth), depth ? null : this.quote(embed.record?.record)];
         }
       } catch {
         // A broken attachment does not cost the text.
@@ -453,17 +473,22 @@ summary { cursor: pointer; padding: .5rem .75rem; border-radius: var(--round); b
 
   // --- What the browser keeps, and what it asks for -------------------------------------------------------
 
-  const asked = new Map(); // address -> when, and the answer that everyone shares
+  const asked = new Map(); // address -> when, and the answer that everyone shares who asks within PAUSE_MS
 
-  /** The answer from an address; one request for all who ask within PAUSE_MS. */
+  /** The question for more posts, of which the answer to `url` is the beginning. */
+  const longer = (url) => url.replace('limit=30', 'limit=100');
+
+  /** The answer from an address, or from the longer one where somebody on this page asks that. */
   function ask(url) {
-    const last = asked.get(url);
-    if (last && Date.now() - last.at < PAUSE_MS) return last.answer;
-    const answer = load(url);
-    answer.catch(() => {}); // whoever waits for it is told
-    asked.set(url, { at: Date.now(), answer });
-    return answer;
+    const more = longer(url);
+    const wanted = [...widgets].some((widget) => widget._url === more) ? more : url;
+    const now = performance.now();
+    asked.forEach(({ at }, one) => now - at >= PAUSE_MS && asked.delete(one));
+    if (!asked.has(wanted)) asked.set(wanted, { at: now, answer: load(wanted) });
+    return asked.get(wanted).answer;
   }
+
+  let aheadMs = 0; // how far the clock of the reader runs ahead of that of the proxy
 
   async function load(url) {
     const signal = AbortSignal.timeout(TIMEOUT_MS);
@@ -471,9 +496,14 @@ summary { cursor: pointer; padding: .5rem .75rem; border-radius: var(--round); b
     const body = await response.json();
     if (!response.ok) throw Object.assign(new Error(body?.error), { gone: /^(Account\w+|NotFound)$/.test(body?.error) });
     const said = (name) => response.headers.get(name) ?? '';
+    const updatedAt = earliest(said('feed-updated-at')) ?? Date.now();
+    // Answers may have lain in caches between us for a while: what is less than a day is no reason to doubt.
+    const ahead = Date.now() - updatedAt - 1000 * said('age');
+    aheadMs = ahead > DAY_MS ? ahead : 0;
     const answer = {
       body,
-      updatedAt: earliest(said('feed-updated-at')) ?? Date.now(),
+      updatedAt,
+      aheadMs,
       key: /^(?:W\/)?"([^"-]+)/.exec(said('etag'))?.[1] ?? String(Date.now()),
       failing: said('cache-status').includes('stale-if-error'),
     };
@@ -491,18 +521,18 @@ summary { cursor: pointer; padding: .5rem .75rem; border-radius: var(--round); b
   }
 
   /** Remember a good answer, or as much of it as there is room for; the oldest ones make room. */
-  const keep = (url, { body, updatedAt, key }) =>
+  const keep = (url, { body, ...more }) =>
     stored((storage) => {
-      const copy = { at: Date.now(), updatedAt, key, body: { ...body, feed: body.feed && list(body.feed) } };
+      const copy = { at: Date.now(), ...more, body: { ...body, feed: body.feed && list(body.feed) } };
       const { feed } = copy.body;
       while (feed?.length > 1 && JSON.stringify(copy).length > STORED_CHARS) {
         feed.length >>= 1;
-        copy.key = `${key} in part`;
+        copy.key = `${more.key} in part`;
       }
       const written = JSON.stringify(copy);
       if (written.length > STORED_CHARS) return;
       storage.setItem(STORE + url, written);
-      const bornAt = (name) => JSON.parse(storage[name]).at;
+      const bornAt = (name) => stored(() => JSON.parse(storage[name]).at) || 0;
       const copies = Object.keys(storage).filter((name) => name.startsWith(STORE));
       copies.sort((one, other) => bornAt(other) - bornAt(one));
       for (const name of copies.slice(STORED_COPIES)) storage.removeItem(name);
@@ -511,36 +541,26 @@ summary { cursor: pointer; padding: .5rem .75rem; border-radius: var(--round); b
   const kept = (url) =>
     stored((storage) => {
       const copy = JSON.parse(storage[STORE + url]);
-      return copy.body && copy.updatedAt > 0 && copy;
+      if (!copy.body || !(copy.updatedAt > 0)) return null;
+      aheadMs ||= copy.aheadMs || 0;
+      return copy;
     });
 
   // --- The elements -----------------------------------------------------------------------------------------
 
   const widgets = new Set();
-  let sheet;
-
-  function styleSheet() {
-    if (!sheet) {
-      sheet = new CSSStyleSheet();
-      sheet.replaceSync(STYLE);
-    }
-    return sheet;
-  }
+  const sheets = new WeakMap(); // each document has its own
 
   class Widget extends HTMLElement {
-    static get observedAttributes() {
-      return ['actor', 'feed', 'uri', 'limit', 'filter', 'proxy', 'lang'];
-    }
+    static observedAttributes = ['actor', 'feed', 'uri', 'limit', 'filter', 'proxy', 'lang'];
 
-    constructor() {
-      super();
-      this._root = null;
-      this._url = '';
-      this._key = null; // of the answer that is shown, null if none is
-      this._failing = false; // what is shown could not be confirmed
-      this._failures = 0;
-      this._dueAt = 0;
-    }
+    _root = null;
+    _url = '';
+    _key = null; // of the answer that is shown, null if none is
+    _failing = false; // what is shown could not be confirmed
+    _failures = 0;
+    _dueAt = 0;
+    _held = null; // an answer that is not shown while somebody is at the one before
 
     connectedCallback() {
       widgets.add(this);
@@ -550,6 +570,21 @@ summary { cursor: pointer; padding: .5rem .75rem; border-radius: var(--round); b
 
     disconnectedCallback() {
       widgets.delete(this);
+    }
+
+    adoptedCallback() {
+      if (this._root) this._dress();
+    }
+
+    _dress() {
+      const { defaultView } = this.ownerDocument;
+      if (!defaultView) return; // nobody sees it
+      if (!sheets.has(defaultView)) {
+        const sheet = new defaultView.CSSStyleSheet();
+        sheet.replaceSync(STYLE);
+        sheets.set(defaultView, sheet);
+      }
+      this._root.adoptedStyleSheets = [sheets.get(defaultView)];
     }
 
     /** Begin anew, once for all attributes that change together. */
@@ -564,8 +599,9 @@ summary { cursor: pointer; padding: .5rem .75rem; border-radius: var(--round); b
     /** Look after the dates, and ask again when it is time; `soon` when a reader has just come back. */
     tick(soon) {
       if (document.hidden) return;
+      if (this._held) this._take(this._held);
       this._date();
-      if (Date.now() >= this._dueAt - (soon ? REFRESH_MS - PAUSE_MS : 0)) this._refresh();
+      if (performance.now() >= this._dueAt - (soon ? REFRESH_MS - PAUSE_MS : 0)) this._refresh();
     }
 
     get language() {
@@ -583,34 +619,40 @@ summary { cursor: pointer; padding: .5rem .75rem; border-radius: var(--round); b
     }
 
     get actor() {
-      return text(this.getAttribute('actor'), 2048).trim().replace(/^@/, '');
+      const [name] = namesIn(this.getAttribute('actor'));
+      return name.startsWith('did:') ? name : name.toLowerCase();
     }
 
     get profile() {
       return this.actor ? `${WEB}/profile/${encodeURIComponent(this.actor)}` : WEB;
     }
 
+    get proxy() {
+      return (this.getAttribute('proxy') || HOME).replace(/\/+$/, '');
+    }
+
     question(method, parameters) {
-      const proxy = (this.getAttribute('proxy') || HOME || '').replace(/\/+$/, '');
-      return `${proxy}/xrpc/${method}?${new URLSearchParams(parameters)}`;
+      return `${this.proxy}/xrpc/${method}?${new URLSearchParams(parameters)}`;
     }
 
     _begin() {
       this._url = this.address();
       this._key = null;
+      this._held = null;
       this._failing = false;
+      if (!this.proxy) console.warn(this, 'needs proxy="https://…"');
       const first = !this._root;
       this._root = this._root || this._opened();
       const painted = first && this._root.querySelector('.feed');
       if (painted) this._takeOver(painted);
-      else if (!this._recall()) this._show(make('section', 'feed', { 'aria-busy': 'true' }, ...Array.from({ length: this.bones }, () => make('div', 'bone'))));
+      else if (!this._recall()) this._show(make('section', 'feed', { 'aria-busy': 'true' }, ...Array(this.bones).fill().map(() => make('div', 'bone'))));
       this._refresh();
     }
 
     /** Paint the copy that the browser has; whether there is one that can be painted. */
     _recall() {
       try {
-        this._paint(kept(this._url));
+        this._paint(kept(this._url) || kept(longer(this._url)));
         return true;
       } catch {
         return false;
@@ -631,17 +673,21 @@ summary { cursor: pointer; padding: .5rem .75rem; border-radius: var(--round); b
     _takeOver(painted) {
       if (painted.dataset.format !== FORMAT) return; // it has a style sheet of its own, until the answer comes
       if (painted.lang === this.spoken) this._key = painted.dataset.key ?? null;
-      this._root.adoptedStyleSheets = [styleSheet()];
+      this._dress();
       this._root.replaceChildren(painted); // without its own style sheet
-      for (const target of painted.querySelectorAll('img')) if (target.complete && !target.naturalWidth) hideOrnament({ target });
+      for (const target of painted.querySelectorAll('img')) {
+        keepRatio(target);
+        if (target.complete && !target.naturalWidth) hideOrnament({ target });
+      }
       this._date();
     }
 
     async _refresh() {
       const url = this._url;
-      this._dueAt = Date.now() + REFRESH_MS;
+      this._dueAt = performance.now() + REFRESH_MS;
       if (this.hasAttribute('still')) return; // a page that may not ask
       try {
+        await null; // all that are made together know of each other then
         const answer = await ask(url);
         if (url !== this._url) return;
         this._failures = 0;
@@ -658,19 +704,20 @@ summary { cursor: pointer; padding: .5rem .75rem; border-radius: var(--round); b
     _take(answer) {
       const selection = (this._root.getSelection ? this._root : document).getSelection();
       const using = this._root.querySelector(':focus-visible') || selection?.type === 'Range';
-      if (this._key !== null && this._key !== answer.key && using) {
-        this._dueAt = Date.now() + TICK_MS; // not while somebody is at it
-      } else if (this._key !== answer.key) {
-        this._paint(answer);
-      } else {
+      this._held = null;
+      if (this._key === answer.key) {
         const time = this._root.querySelector('.updated time');
         if (time) time.dateTime = isoDate(answer.updatedAt);
-        this._date();
+      } else if (this._key !== null && using) {
+        this._held = answer;
+      } else {
+        this._paint(answer);
       }
+      this._date();
     }
 
     _fail({ gone }) {
-      this._dueAt = Date.now() + Math.min(REFRESH_MS, TICK_MS * 2 ** this._failures);
+      this._dueAt = performance.now() + Math.min(REFRESH_MS, TICK_MS * 2 ** this._failures);
       this._failures += 1;
       this._failing = true;
       if (gone) stored((storage) => storage.removeItem(STORE + this._url));
@@ -704,7 +751,7 @@ summary { cursor: pointer; padding: .5rem .75rem; border-radius: var(--round); b
       const read = (scrolled || this.getBoundingClientRect().top < 0) && posts().find((post) => post.getBoundingClientRect().bottom > edge);
       const placeOf = (post) => post.getBoundingClientRect().top;
       const place = read && placeOf(read);
-      this._root.adoptedStyleSheets = [styleSheet()];
+      this._dress();
       this._root.replaceChildren(section);
       for (const post of posts()) {
         if (open.includes(addressOf(post))) post.querySelector('details')?.setAttribute('open', '');
@@ -716,7 +763,7 @@ summary { cursor: pointer; padding: .5rem .75rem; border-radius: var(--round); b
 
     /** Write dates relative to now, and mark what is stale. */
     _date() {
-      const now = Date.now();
+      const now = Date.now() - aheadMs;
       for (const time of this._root.querySelectorAll('time')) {
         const instant = Date.parse(time.dateTime);
         const updated = time.parentElement.className === 'updated';
@@ -768,15 +815,18 @@ summary { cursor: pointer; padding: .5rem .75rem; border-radius: var(--round); b
     }
 
     get web() {
-      const feed = this.getAttribute('feed') || '';
-      return webAddress(feed) || this.profile;
+      return webAddress(this.feed) || this.profile;
+    }
+
+    get feed() {
+      return recordIn(this.getAttribute('feed'));
     }
 
     /** Few sizes only, so that widgets and pages of all lengths share an answer. */
     address() {
       const limit = this.limit <= 30 ? 30 : 100;
-      const feed = this.getAttribute('feed');
-      if (feed?.includes('/app.bsky.graph.list/')) return this.question('app.bsky.feed.getListFeed', { list: feed, limit });
+      const { feed } = this;
+      if (feed.includes('/app.bsky.graph.list/')) return this.question('app.bsky.feed.getListFeed', { list: feed, limit });
       if (feed) return this.question('app.bsky.feed.getFeed', { feed, limit });
       const filter = this.getAttribute('filter') || 'posts_and_author_threads';
       return this.question('app.bsky.feed.getAuthorFeed', { actor: this.actor, limit, filter, includePins: true });
@@ -784,7 +834,7 @@ summary { cursor: pointer; padding: .5rem .75rem; border-radius: var(--round); b
 
     content(renderer, body) {
       const items = list(body?.feed);
-      const owner = this.getAttribute('feed') ? null : ownerOf(items, this.actor);
+      const owner = this.feed ? null : ownerOf(items, this.actor);
       if (owner?.hidden) return [renderer.resting('members')];
       const articles = renderer.articles(items, this.limit);
       const label = owner ? renderer.words.posts.replace('{}', () => owner.name) : renderer.words.feed;
@@ -795,9 +845,8 @@ summary { cursor: pointer; padding: .5rem .75rem; border-radius: var(--round); b
 
   /** The account that `actor` names, as the posts themselves show it. */
   function ownerOf(items, actor) {
-    const wanted = actor.toLowerCase();
     for (const view of items.flatMap((item) => [item?.post?.author, item?.reason?.by])) {
-      if (matching(DID, view?.did) && (view.did === actor || matching(HANDLE, view.handle).toLowerCase() === wanted)) return accountOf(view);
+      if (matching(DID, view?.did) && [view.did, matching(HANDLE, view.handle).toLowerCase()].includes(actor)) return accountOf(view);
     }
     return null;
   }
@@ -844,7 +893,7 @@ summary { cursor: pointer; padding: .5rem .75rem; border-radius: var(--round); b
           make('p', 'counts',
             ...count(profile.followersCount, renderer.words.followers),
             ...count(profile.followsCount, renderer.words.following),
-            ...count(profile.postsCount, renderer.words.count))),
+            ...count(profile.postsCount, renderer.words.feed))),
       ];
     }
   }
@@ -855,9 +904,7 @@ summary { cursor: pointer; padding: .5rem .75rem; border-radius: var(--round); b
     }
 
     get uri() {
-      const uri = this.getAttribute('uri') || '';
-      const [, actor, key] = /^https:\/\/bsky\.app\/profile\/([^/?#]+)\/post\/([^/?#]+)/.exec(uri) || [];
-      return actor ? `at://${actor}/app.bsky.feed.post/${key}` : uri;
+      return recordIn(this.getAttribute('uri'));
     }
 
     get web() {
@@ -875,12 +922,18 @@ summary { cursor: pointer; padding: .5rem .75rem; border-radius: var(--round); b
     }
   }
 
-  if (!customElements.get('bluesky-feed')) {
+  function start() {
+    if (customElements.get('bluesky-feed')) return;
     customElements.define('bluesky-feed', BlueskyFeed);
     customElements.define('bluesky-profile', BlueskyProfile);
     customElements.define('bluesky-post', BlueskyPost);
-    setInterval(() => widgets.forEach((widget) => widget.tick(false)), TICK_MS);
-    document.addEventListener('visibilitychange', () => widgets.forEach((widget) => widget.tick(true)));
-    window.addEventListener('online', () => widgets.forEach((widget) => widget.tick(true)));
+    const tick = (soon) => widgets.forEach((widget) => widget.tick(soon));
+    setInterval(tick, TICK_MS);
+    document.addEventListener('visibilitychange', () => tick(true));
+    addEventListener('online', () => tick(true));
   }
+
+  // An element that is made before the parser has been through it would lose what a server has put into it.
+  if (document.readyState === 'loading') document.addEventListener('DOMContentLoaded', start);
+  else start();
 })();

@@ -2,131 +2,42 @@
 (() => {
 'use strict';
 
-const FORMAT = '1'; // of the markup; a page rendered with another is repainted, not taken over
-const HOME = document.currentScript && new URL(document.currentScript.src, location).origin;
+const FORMAT = '1';
+const { src } = document.currentScript || {};
+const HOME = src ? new URL(src).origin : '';
 const WEB = 'https://bsky.app';
-const PAUSE_MS = 10000; // between two requests for the same answer
+const PAUSE_MS = 10000;
 const REFRESH_MS = 300000;
 const TICK_MS = 15000;
 const TIMEOUT_MS = 20000;
 const DAY_MS = 86400000;
-const OLD_MS = 3600000; // beyond it an answer is marked as stale, whatever the reason
+const OLD_MS = 3600000;
 const STORE = 'bluesky-widget 1 ';
 const STORED_COPIES = 8;
 const STORED_CHARS = 150000;
 
 const WORDS = {
-"en": {"updated": "updated {}", "posts": "Posts by {}", "feed": "Posts", "pinned": "Pinned", "repost": "Reposted by {}", "replyTo": "Reply to {}", "reply": "Reply", "adult": "Adult content – show", "warn": "Sensitive content – show", "members": "Only for readers who are signed in to Bluesky.", "gone": "This post is not available.", "resting": "Nothing to show here at the moment.", "view": "View on Bluesky", "picture": "Picture", "video": "Video", "followers": "Followers", "following": "Following", "count": "Posts"},
-"de": {"updated": "aktualisiert {}", "posts": "Beiträge von {}", "feed": "Beiträge", "pinned": "Angeheftet", "repost": "Geteilt von {}", "replyTo": "Antwort an {}", "reply": "Antwort", "adult": "Nur für Erwachsene – zeigen", "warn": "Heikler Inhalt – zeigen", "members": "Nur für Angemeldete auf Bluesky.", "gone": "Dieser Beitrag ist nicht verfügbar.", "resting": "Hier gibt es gerade nichts zu sehen.", "view": "Auf Bluesky ansehen", "picture": "Bild", "video": "Video", "followers": "Follower", "following": "Folgt", "count": "Beiträge"},
-"es": {"updated": "actualizado {}", "posts": "Publicaciones de {}", "feed": "Publicaciones", "pinned": "Fijado", "repost": "Compartido por {}", "replyTo": "Respuesta a {}", "reply": "Respuesta", "adult": "Contenido para adultos: mostrar", "warn": "Contenido sensible: mostrar", "members": "Solo para quien ha iniciado sesión en Bluesky.", "gone": "Esta publicación no está disponible.", "resting": "Por ahora no hay nada que mostrar.", "view": "Ver en Bluesky", "picture": "Imagen", "video": "Vídeo", "followers": "Seguidores", "following": "Siguiendo", "count": "Publicaciones"},
-"fr": {"updated": "mis à jour {}", "posts": "Publications de {}", "feed": "Publications", "pinned": "Épinglé", "repost": "Republié par {}", "replyTo": "Réponse à {}", "reply": "Réponse", "adult": "Contenu pour adultes – afficher", "warn": "Contenu sensible – afficher", "members": "Réservé aux personnes connectées à Bluesky.", "gone": "Cette publication n’est pas disponible.", "resting": "Rien à afficher pour le moment.", "view": "Voir sur Bluesky", "picture": "Image", "video": "Vidéo", "followers": "Abonnés", "following": "Abonnements", "count": "Publications"}
+"en": {"updated": "updated {}", "posts": "Posts by {}", "feed": "Posts", "pinned": "Pinned", "repost": "Reposted by {}", "replyTo": "Reply to {}", "reply": "Reply", "adult": "Adult content – show", "warn": "Sensitive content – show", "members": "Only for readers who are signed in to Bluesky.", "gone": "This post is not available.", "resting": "Nothing to show here at the moment.", "view": "View on Bluesky", "picture": "Picture", "video": "Video", "followers": "Followers", "following": "Following"},
+"de": {"updated": "aktualisiert {}", "posts": "Beiträge von {}", "feed": "Beiträge", "pinned": "Angeheftet", "repost": "Geteilt von {}", "replyTo": "Antwort an {}", "reply": "Antwort", "adult": "Nur für Erwachsene – zeigen", "warn": "Heikler Inhalt – zeigen", "members": "Nur für Angemeldete auf Bluesky.", "gone": "Dieser Beitrag ist nicht verfügbar.", "resting": "Hier gibt es gerade nichts zu sehen.", "view": "Auf Bluesky ansehen", "picture": "Bild", "video": "Video", "followers": "Follower", "following": "Folgt"},
+"es": {"updated": "actualizado {}", "posts": "Publicaciones de {}", "feed": "Publicaciones", "pinned": "Fijado", "repost": "Compartido por {}", "replyTo": "Respuesta a {}", "reply": "Respuesta", "adult": "Contenido para adultos: mostrar", "warn": "Contenido sensible: mostrar", "members": "Solo para quien ha iniciado sesión en Bluesky.", "gone": "Esta publicación no está disponible.", "resting": "Por ahora no hay nada que mostrar.", "view": "Ver en Bluesky", "picture": "Imagen", "video": "Vídeo", "followers": "Seguidores", "following": "Siguiendo"},
+"fr": {"updated": "mis à jour {}", "posts": "Publications de {}", "feed": "Publications", "pinned": "Épinglé", "repost": "Republié par {}", "replyTo": "Réponse à {}", "reply": "Réponse", "adult": "Contenu pour adultes – afficher", "warn": "Contenu sensible – afficher", "members": "Réservé aux personnes connectées à Bluesky.", "gone": "Cette publication n’est pas disponible.", "resting": "Rien à afficher pour le moment.", "view": "Voir sur Bluesky", "picture": "Image", "video": "Vidéo", "followers": "Abonnés", "following": "Abonnements"}
 };
 
 const STYLE = `
-:host { display: block; color-scheme: light dark; max-inline-size: var(--bluesky-width, 37.5rem);
---text: var(--bluesky-text, light-dark(#0f1720, #eaf0f6)); --muted: var(--bluesky-muted, light-dark(#536271, #9aabba));
---accent: var(--bluesky-accent, light-dark(#0a5ec4, #74b7ff)); --back: var(--bluesky-background, light-dark(#fff, #131a22));
---line: var(--bluesky-border, light-dark(#e1e7ec, #2a3540)); --soft: var(--bluesky-soft, light-dark(#f2f5f8, #1d2731));
---round: var(--bluesky-radius, .75rem); }
-:host([hidden]) { display: none; }
-:host([theme=light]) { color-scheme: light; }
-:host([theme=dark]) { color-scheme: dark; }
-* { box-sizing: border-box; margin: 0; }
-.feed { font: var(--bluesky-font, 400 .9375rem/1.45 system-ui, sans-serif); color: var(--text); background: var(--back);
-border: 1px solid var(--line); border-radius: var(--round); overflow: auto; max-block-size: 100%; text-align: start; overflow-wrap: anywhere; }
-a { color: var(--accent); text-decoration: none; unicode-bidi: isolate; }
-a:hover { text-decoration: underline; }
-:focus-visible { outline: 2px solid var(--accent); outline-offset: 1px; border-radius: .25rem; }
-.post:focus-visible, .pics a:focus-visible { outline-offset: -2px; }
-img { display: block; max-inline-size: 100%; background: var(--soft); color: var(--muted); font-size: .8125rem; }
-.head, .foot, .post { padding: .875rem 1rem; }
-.head { display: flex; align-items: center; gap: .75rem; }
-.post { border-block-start: 1px solid var(--line); display: grid; grid-template-columns: 2.5rem minmax(0, 1fr); column-gap: .75rem; }
-.posts > .post:first-child { border-block-start-width: 0; }
-.head + .posts > .post:first-child { border-block-start-width: 1px; }
-.face { display: block; inline-size: 2.5rem; block-size: 2.5rem; border-radius: 50%; overflow: hidden; background: var(--soft); flex: none; }
-.avatar { inline-size: 100%; block-size: 100%; object-fit: cover; }
-.who { color: inherit; min-inline-size: 0; display: flex; flex-wrap: wrap; column-gap: .375rem; }
-.name, .handle { overflow: hidden; text-overflow: ellipsis; white-space: nowrap; max-inline-size: 100%; }
-.name { font-weight: 650; }
-.handle, .note, .reply, .when, .foot, .host, .about { color: var(--muted); }
-.head .who, .profile .who { flex-direction: column; align-items: start; }
-.note span, .reply, .updated, .gone, .resting, summary { unicode-bidi: plaintext; text-align: start; }
-.main { min-inline-size: 0; }
-.by { display: flex; justify-content: space-between; align-items: baseline; gap: .75rem; }
-.post .by .who { flex-wrap: nowrap; }
-.post .by .name { flex: none; max-inline-size: 70%; }
-.when { flex: none; white-space: nowrap; font-size: .8125rem; }
-.note, .reply { font-size: .8125rem; }
-.note { grid-column: 2; display: flex; align-items: center; gap: .375rem; font-weight: 550; margin-block-end: .25rem; min-inline-size: 0; }
-.note::before { content: ""; inline-size: 12px; block-size: 12px; flex: none; background: currentColor;
-clip-path: path("M3 1 6 4H4V8H7V10H2V4H0zM9 11 6 8H8V4H5V2H10V8H12z"); }
-.pinned::before { clip-path: path("M3 0h6v1L8 2v3l2 2v1H7l-1 4-1-4H2V7l2-2V2L3 1z"); }
-.text { white-space: pre-wrap; margin-block-start: .125rem; }
-.pics, .card, .quote, .video, .cover { margin-block-start: .625rem; }
-.pics { display: grid; gap: .25rem; border-radius: var(--round); overflow: hidden; }
-.pics a { display: block; min-inline-size: 0; }
-.pics img, .poster { inline-size: 100%; block-size: auto; object-fit: cover; min-block-size: 4rem; max-block-size: 30rem; }
-.pics:not(.one) img { block-size: 100%; aspect-ratio: 1; }
-.one img:not([width]), .poster:not([width]) { aspect-ratio: 16 / 9; }
-.one [style*=ratio], .poster[style*=ratio] { aspect-ratio: var(--ratio); }
-.two, .many { grid-template-columns: 1fr 1fr; }
-.three { grid-template-columns: 2fr 1fr; }
-.three a:first-child { grid-row: span 2; }
-.lots { grid-template-columns: repeat(6, 1fr); }
-.lots a { grid-column: span 2; }
-.lots a:nth-last-child(2):nth-child(3n+1), .lots a:last-child:nth-child(3n+2) { grid-column: span 3; }
-.lots a:last-child:nth-child(3n+1) { grid-column: span 6; }
-.lots a:nth-last-child(2):nth-child(3n+1) img, .lots a:last-child:nth-child(3n+2) img { aspect-ratio: 1.5; }
-.lots a:last-child:nth-child(3n+1) img { aspect-ratio: 3; }
-.card, .quote { display: block; border: 1px solid var(--line); border-radius: var(--round); overflow: hidden; color: inherit; }
-.card:hover { text-decoration: none; background: var(--soft); }
-.thumb { inline-size: 100%; aspect-ratio: 1.91; object-fit: cover; border-block-end: 1px solid var(--line); }
-.said { display: block; padding: .625rem .75rem; }
-.host, .title, .about { display: -webkit-box; -webkit-box-orient: vertical; -webkit-line-clamp: 2; overflow: hidden; }
-.host { font-size: .8125rem; -webkit-line-clamp: 1; }
-.title { font-weight: 600; line-height: 1.3; }
-.about { font-size: .875rem; }
-.quote { padding: .625rem .75rem; }
-.quote .face { inline-size: 1.25rem; block-size: 1.25rem; }
-.quote .by { justify-content: start; align-items: center; gap: .5rem; }
-.quote .when { margin-inline-start: auto; }
-.gone { color: var(--muted); background: var(--soft); }
-.video { display: block; position: relative; border-radius: var(--round); overflow: hidden; background: #000; }
-.poster { display: block; }
-::before, .play { forced-color-adjust: none; }
-.play { position: absolute; inset: 0; margin: auto; inline-size: 3.5rem; block-size: 3.5rem; border-radius: 50%; background: #000b; }
-.play::after { content: ""; position: absolute; inset: 30% 26% 30% 36%; background: #fff; clip-path: polygon(0 0, 100% 50%, 0 100%); }
-summary { cursor: pointer; padding: .5rem .75rem; border-radius: var(--round); background: var(--soft); color: var(--muted); font-size: .875rem; }
-.foot { display: flex; flex-wrap: wrap; justify-content: space-between; gap: .25rem 1rem; font-size: .8125rem; border-block-start: 1px solid var(--line); }
-.feed[data-stale] .updated::before { content: ""; display: inline-block; inline-size: .5rem; block-size: .5rem; border-radius: 50%;
-margin-inline-end: .375rem; background: light-dark(#b26a00, #f0b429); }
-.resting { padding: 1.5rem 1rem; text-align: center; color: var(--muted); }
-.resting + .foot { justify-content: center; border: 0; padding-block-start: 0; }
-.banner { inline-size: 100%; aspect-ratio: 3; object-fit: cover; }
-.profile { padding: 1rem; }
-.profile .who { margin-block: .25rem .5rem; }
-.profile .face { inline-size: 4.5rem; block-size: 4.5rem; }
-.banner + .profile .face { margin-block-start: -3.25rem; border: 3px solid var(--back); }
-.counts { display: flex; flex-wrap: wrap; gap: .25rem 1rem; color: var(--muted); margin-block-start: .625rem; font-size: .875rem; }
-.counts b { color: var(--text); }
-.bone { block-size: 8.5rem; border-block-start: 1px solid var(--line); animation: pulse 1.6s ease-in-out infinite alternate; background:
-linear-gradient(var(--soft) 0 0) 4.25rem 1rem / 40% .875rem no-repeat, linear-gradient(var(--soft) 0 0) 4.25rem 2.75rem / 70% .875rem no-repeat,
-linear-gradient(var(--soft) 0 0) 4.25rem 4.25rem / 60% .875rem no-repeat, radial-gradient(1.25rem, var(--soft) 98%, #0000) 1rem 1rem / 2.5rem 2.5rem no-repeat; }
-@keyframes pulse { to { opacity: .5; } }
-@media (prefers-reduced-motion: reduce) { .bone { animation: none; } }
-@media print { :host { color-scheme: light !important; } .feed { max-block-size: none; overflow: visible; } .post { break-inside: avoid; } }
-`;
+:host{display:block;color-scheme:light dark;max-inline-size:var(--bluesky-width,37.5rem);--text:var(--bluesky-text,light-dark(#0f1720,#eaf0f6));--muted:var(--bluesky-muted,light-dark(#536271,#9aabba));--accent:var(--bluesky-accent,light-dark(#0a5ec4,#74b7ff));--back:var(--bluesky-background,light-dark(#fff,#131a22));--line:var(--bluesky-border,light-dark(#e1e7ec,#2a3540));--soft:var(--bluesky-soft,light-dark(#f2f5f8,#1d2731));--round:var(--bluesky-radius,.75rem)}:host([hidden]){display:none}:host([theme=light]){color-scheme:light}:host([theme=dark]){color-scheme:dark}*{box-sizing:border-box;margin:0}.feed{font:var(--bluesky-font,400 .9375rem/1.45 system-ui,sans-serif);color:var(--text);background:var(--back);border:1px solid var(--line);border-radius:var(--round);overflow:auto;max-block-size:100%;text-align:start;overflow-wrap:anywhere}a{color:var(--accent);text-decoration:none;unicode-bidi:isolate}a:hover{text-decoration:underline}:focus-visible{outline:2px solid var(--accent);outline-offset:1px;border-radius:.25rem}.post:focus-visible,.pics a:focus-visible,.reply a:focus-visible{outline-offset:-2px}img{display:block;max-inline-size:100%;background:var(--soft);color:var(--muted);font-size:.8125rem}.head,.foot,.post{padding:.875rem 1rem}.head{display:flex;align-items:center;gap:.75rem}.post{border-block-start:1px solid var(--line);display:grid;grid-template-columns:2.5rem minmax(0,1fr);column-gap:.75rem;overflow:clip}.posts > .post:first-child{border-block-start-width:0}.head + .posts > .post:first-child{border-block-start-width:1px}.face{display:block;inline-size:2.5rem;block-size:2.5rem;border-radius:50%;overflow:hidden;background:var(--soft);flex:none}.avatar{inline-size:100%;block-size:100%;object-fit:cover}.who{color:inherit;min-inline-size:0;display:flex;flex-wrap:wrap;column-gap:.375rem}.name,.handle{overflow:hidden;text-overflow:ellipsis;white-space:nowrap;max-inline-size:100%}.name{font-weight:650}.handle,.note,.reply,.when,.foot,.host,.about{color:var(--muted)}.head .who,.profile .who{flex-direction:column;align-items:start}.note span,.reply,.updated,.gone,.resting,summary{unicode-bidi:plaintext;text-align:start}.main{min-inline-size:0}.by{display:flex;justify-content:space-between;align-items:baseline;gap:.75rem}.post .by .who{flex-wrap:nowrap}.post .by .name{flex:none;max-inline-size:70%}.when{flex:none;white-space:nowrap;font-size:.8125rem}.note,.reply{font-size:.8125rem}.note{grid-column:2;display:flex;align-items:center;gap:.375rem;font-weight:550;margin-block-end:.25rem;min-inline-size:0}.note::before{content:"";inline-size:12px;block-size:12px;flex:none;background:currentColor;clip-path:path("M3 1 6 4H4V8H7V10H2V4H0zM9 11 6 8H8V4H5V2H10V8H12z")}.pinned::before{clip-path:path("M3 0h6v1L8 2v3l2 2v1H7l-1 4-1-4H2V7l2-2V2L3 1z")}.text{white-space:pre-wrap;margin-block-start:.125rem}.pics,.card,.quote,.video,.cover{margin-block-start:.625rem}.pics{display:grid;gap:.25rem;border-radius:var(--round);overflow:hidden}.pics a{display:block;min-inline-size:0}.pics img,.poster{inline-size:100%;block-size:auto;object-fit:cover;min-block-size:4rem;max-block-size:30rem}.pics:not(.one) img{block-size:100%;aspect-ratio:1}.one img:not([width]),.poster:not([width]){aspect-ratio:16 / 9}.one [width],.poster[width]{aspect-ratio:attr(width type(<number>)) / attr(height type(<number>))}.one [style*=ratio],.poster[style*=ratio]{aspect-ratio:var(--ratio)}.two,.many{grid-template-columns:1fr 1fr}.three{grid-template-columns:2fr 1fr}.three a:first-child{grid-row:span 2}.lots{display:flex;flex-wrap:wrap}.lots a{flex:1 1 30%}.pics.lots img{block-size:9rem;aspect-ratio:auto}.card,.quote{display:block;border:1px solid var(--line);border-radius:var(--round);overflow:hidden;color:inherit}.card:hover{text-decoration:none;background:var(--soft)}.thumb{inline-size:100%;aspect-ratio:1.91;object-fit:cover;border-block-end:1px solid var(--line)}.said{display:block;padding:.625rem .75rem}.host,.title,.about,.note span,.reply{display:-webkit-box;-webkit-box-orient:vertical;-webkit-line-clamp:2;overflow:hidden}.host{font-size:.8125rem;-webkit-line-clamp:1}.title{font-weight:600;line-height:1.3}.about{font-size:.875rem}.quote{padding:.625rem .75rem}.quote .face{inline-size:1.25rem;block-size:1.25rem}.quote .by{justify-content:start;align-items:center;gap:.5rem}.quote .when{margin-inline-start:auto}.gone{color:var(--muted);background:var(--soft)}.video{display:block;position:relative;border-radius:var(--round);overflow:hidden;background:#000}.poster{display:block}::before,.play{forced-color-adjust:none}.play{position:absolute;inset:0;margin:auto;inline-size:3.5rem;block-size:3.5rem;border-radius:50%;background:#000b}.play::after{content:"";position:absolute;inset:30% 26% 30% 36%;background:#fff;clip-path:polygon(0 0,100% 50%,0 100%)}summary{cursor:pointer;padding:.5rem .75rem;border-radius:var(--round);background:var(--soft);color:var(--muted);font-size:.875rem}.foot{display:flex;flex-wrap:wrap;justify-content:space-between;gap:.25rem 1rem;font-size:.8125rem;border-block-start:1px solid var(--line)}.feed[data-stale] .updated::before{content:"";display:inline-block;inline-size:.5rem;block-size:.5rem;border-radius:50%;margin-inline-end:.375rem;background:light-dark(#b26a00,#f0b429)}.resting{padding:1.5rem 1rem;text-align:center;color:var(--muted)}.resting + .foot{justify-content:center;border:0;padding-block-start:0}.banner{inline-size:100%;aspect-ratio:3;object-fit:cover}.profile{padding:1rem}.profile .who{margin-block:.25rem .5rem}.profile .face{inline-size:4.5rem;block-size:4.5rem}.banner + .profile .face{margin-block-start:-3.25rem;border:3px solid var(--back)}.counts{display:flex;flex-wrap:wrap;gap:.25rem 1rem;color:var(--muted);margin-block-start:.625rem;font-size:.875rem}.counts b{color:var(--text)}.bone{block-size:8.5rem;border-block-start:1px solid var(--line);animation:pulse 1.6s ease-in-out infinite alternate;background:
+linear-gradient(var(--soft) 0 0) 4.25rem 1rem / 40% 1rem no-repeat,linear-gradient(var(--soft) 0 0) 4.25rem 3rem / 70% 3rem no-repeat,radial-gradient(1.25rem,var(--soft) 98%,#0000) 1rem 1rem / 2.5rem 2.5rem no-repeat}@keyframes pulse{to{opacity:.5}}@media (prefers-reduced-motion:reduce){.bone{animation:none}}@media print{:host{color-scheme:light !important;block-size:auto !important}.feed{max-block-size:none;overflow:visible}.post{break-inside:avoid}}`;
 
 
 const encoder = new TextEncoder();
 const decoder = new TextDecoder('utf-8', { ignoreBOM: true });
 const BLANK = '\\0- \\x7f-\\xa0\\u2000-\\u200f\\u2028-\\u202f\\u205f-\\u206f\\u3000\\ufeff\\ud800-\\udfff';
-const VISIBLE = new RegExp(`[^${BLANK}]`, 'u');
+const VISIBLE = new RegExp(`[^${BLANK}\\xad\\u034f\\u061c\\u115f\\u1160\\u180e\\u2800\\u3164\\uffa0]`, 'u');
+const UNSEEN = new RegExp(`[${BLANK}]+`, 'gu');
 const HTTP = new RegExp(`^[Hh][Tt][Tt][Pp][Ss]?://([^${BLANK}/?#@:\\\\<>"]+)(:[0-9]{1,5})?([/?#][^${BLANK}\\\\<>"]*)?$`, 'u');
 const DID = /^did:[a-z]+:[A-Za-z0-9._:%-]{1,500}$/;
 const HANDLE = /^[A-Za-z0-9.-]{1,253}$/;
 const RECORD = /^at:\/\/(did:[a-z]+:[A-Za-z0-9._:%-]{1,500})\/([A-Za-z.]{1,100})\/([A-Za-z0-9._:~-]{1,512})$/;
+const PLACES = { 'app.bsky.feed.post': 'post', 'app.bsky.feed.generator': 'feed', 'app.bsky.graph.list': 'lists' };
 const INSTANT = /^\d{4}-\d\d-\d\dT\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d:\d\d)$/;
 const LANGUAGE = /^[a-z]{2,3}(-[A-Za-z0-9]{2,8})*$/;
 
@@ -145,11 +56,23 @@ return encoder.encode(`${decoder.decode(bytes.subarray(0, end))}…`);
 
 const text = (value, most) => shown(decoder.decode(bytesOf(value, most)));
 
+const namesIn = (value) =>
+text(value, 2048)
+.replace(UNSEEN, '')
+.replace(/^(https?:\/\/)?(www\.)?bsky\.app\/profile\/|^at:\/\/|^@/i, '')
+.replace(/%3a/gi, ':')
+.split(/[/?#]/);
+
+function recordIn(value) {
+const [account, kind, key] = namesIn(value);
+return key ? `at://${account}/${Object.keys(PLACES).find((name) => PLACES[name] === kind) || kind}/${key}` : '';
+}
+
 function webAddress(uri) {
 const [, did, kind, key] = RECORD.exec(typeof uri === 'string' ? uri : '') || [];
 if (kind === 'app.bsky.graph.starterpack') return `${WEB}/starter-pack/${did}/${key}`;
 if (kind === 'app.bsky.labeler.service') return `${WEB}/profile/${did}`;
-const place = { 'app.bsky.feed.post': 'post', 'app.bsky.feed.generator': 'feed', 'app.bsky.graph.list': 'lists' }[kind];
+const place = PLACES[kind];
 return place ? `${WEB}/profile/${did}/${place}/${key}` : '';
 }
 
@@ -213,7 +136,7 @@ if (piece) pieces.push([piece, href]);
 at = end;
 };
 for (const { start, end, href } of facets) {
-if (start < at) continue; // it overlaps the one before
+if (start < at) continue;
 cut(start, '');
 cut(end, href);
 }
@@ -243,8 +166,12 @@ function picture(name, src, alt, ratio) {
 const side = (value) => (Number.isInteger(value) && value > 0 && value <= 100000 ? value : 0);
 const [width, height] = [side(ratio?.width), side(ratio?.height)];
 const known = width && height;
-const image = make('img', name, { src, alt, ...(known ? { width, height } : {}), loading: 'lazy', decoding: 'async', referrerpolicy: 'no-referrer' });
-if (known) image.style.setProperty('--ratio', `${width} / ${height}`); // and it stays so, whatever comes
+return keepRatio(make('img', name, { src, alt, ...(known ? { width, height } : {}), loading: 'lazy', decoding: 'async', referrerpolicy: 'no-referrer' }));
+}
+
+function keepRatio(image) {
+const side = (name) => image.getAttribute(name);
+if (side('width')) image.style.setProperty('--ratio', `${side('width')} / ${side('height')}`);
 return image;
 }
 
@@ -355,7 +282,7 @@ return [this.video(embed, href)];
 case 'app.bsky.embed.record#view':
 return depth ? [] : [this.quote(embed.record)];
 case 'app.bsky.embed.recordWithMedia#view':
-return [...this.embed(embed.media, href, depth), depth ? null : this.quote(embed.record.record)];
+return [...this.embed(embed.media, href, depth), depth ? null : this.quote(embed.record?.record)];
 }
 } catch {
 }
@@ -429,16 +356,20 @@ return make('p', 'resting', this.words[why]);
 }
 
 
-const asked = new Map(); // address -> when, and the answer that everyone shares
+const asked = new Map();
+
+const longer = (url) => url.replace('limit=30', 'limit=100');
 
 function ask(url) {
-const last = asked.get(url);
-if (last && Date.now() - last.at < PAUSE_MS) return last.answer;
-const answer = load(url);
-answer.catch(() => {}); // whoever waits for it is told
-asked.set(url, { at: Date.now(), answer });
-return answer;
+const more = longer(url);
+const wanted = [...widgets].some((widget) => widget._url === more) ? more : url;
+const now = performance.now();
+asked.forEach(({ at }, one) => now - at >= PAUSE_MS && asked.delete(one));
+if (!asked.has(wanted)) asked.set(wanted, { at: now, answer: load(wanted) });
+return asked.get(wanted).answer;
 }
+
+let aheadMs = 0;
 
 async function load(url) {
 const signal = AbortSignal.timeout(TIMEOUT_MS);
@@ -446,9 +377,13 @@ const response = await fetch(url, { credentials: 'omit', referrerPolicy: 'no-ref
 const body = await response.json();
 if (!response.ok) throw Object.assign(new Error(body?.error), { gone: /^(Account\w+|NotFound)$/.test(body?.error) });
 const said = (name) => response.headers.get(name) ?? '';
+const updatedAt = earliest(said('feed-updated-at')) ?? Date.now();
+const ahead = Date.now() - updatedAt - 1000 * said('age');
+aheadMs = ahead > DAY_MS ? ahead : 0;
 const answer = {
 body,
-updatedAt: earliest(said('feed-updated-at')) ?? Date.now(),
+updatedAt,
+aheadMs,
 key: /^(?:W\/)?"([^"-]+)/.exec(said('etag'))?.[1] ?? String(Date.now()),
 failing: said('cache-status').includes('stale-if-error'),
 };
@@ -463,18 +398,18 @@ return use(localStorage);
 }
 }
 
-const keep = (url, { body, updatedAt, key }) =>
+const keep = (url, { body, ...more }) =>
 stored((storage) => {
-const copy = { at: Date.now(), updatedAt, key, body: { ...body, feed: body.feed && list(body.feed) } };
+const copy = { at: Date.now(), ...more, body: { ...body, feed: body.feed && list(body.feed) } };
 const { feed } = copy.body;
 while (feed?.length > 1 && JSON.stringify(copy).length > STORED_CHARS) {
 feed.length >>= 1;
-copy.key = `${key} in part`;
+copy.key = `${more.key} in part`;
 }
 const written = JSON.stringify(copy);
 if (written.length > STORED_CHARS) return;
 storage.setItem(STORE + url, written);
-const bornAt = (name) => JSON.parse(storage[name]).at;
+const bornAt = (name) => stored(() => JSON.parse(storage[name]).at) || 0;
 const copies = Object.keys(storage).filter((name) => name.startsWith(STORE));
 copies.sort((one, other) => bornAt(other) - bornAt(one));
 for (const name of copies.slice(STORED_COPIES)) storage.removeItem(name);
@@ -483,44 +418,49 @@ for (const name of copies.slice(STORED_COPIES)) storage.removeItem(name);
 const kept = (url) =>
 stored((storage) => {
 const copy = JSON.parse(storage[STORE + url]);
-return copy.body && copy.updatedAt > 0 && copy;
+if (!copy.body || !(copy.updatedAt > 0)) return null;
+aheadMs ||= copy.aheadMs || 0;
+return copy;
 });
 
 
 const widgets = new Set();
-let sheet;
-
-function styleSheet() {
-if (!sheet) {
-sheet = new CSSStyleSheet();
-sheet.replaceSync(STYLE);
-}
-return sheet;
-}
+const sheets = new WeakMap();
 
 class Widget extends HTMLElement {
-static get observedAttributes() {
-return ['actor', 'feed', 'uri', 'limit', 'filter', 'proxy', 'lang'];
-}
+static observedAttributes = ['actor', 'feed', 'uri', 'limit', 'filter', 'proxy', 'lang'];
 
-constructor() {
-super();
-this._root = null;
-this._url = '';
-this._key = null; // of the answer that is shown, null if none is
-this._failing = false; // what is shown could not be confirmed
-this._failures = 0;
-this._dueAt = 0;
-}
+_root = null;
+_url = '';
+_key = null;
+_failing = false;
+_failures = 0;
+_dueAt = 0;
+_held = null;
 
 connectedCallback() {
 widgets.add(this);
-if (this._url === this.address()) this.tick(true); // it was only moved
+if (this._url === this.address()) this.tick(true);
 else this._begin();
 }
 
 disconnectedCallback() {
 widgets.delete(this);
+}
+
+adoptedCallback() {
+if (this._root) this._dress();
+}
+
+_dress() {
+const { defaultView } = this.ownerDocument;
+if (!defaultView) return;
+if (!sheets.has(defaultView)) {
+const sheet = new defaultView.CSSStyleSheet();
+sheet.replaceSync(STYLE);
+sheets.set(defaultView, sheet);
+}
+this._root.adoptedStyleSheets = [sheets.get(defaultView)];
 }
 
 attributeChangedCallback(_name, before, now) {
@@ -533,8 +473,9 @@ if (this.isConnected && !this._url) this._begin();
 
 tick(soon) {
 if (document.hidden) return;
+if (this._held) this._take(this._held);
 this._date();
-if (Date.now() >= this._dueAt - (soon ? REFRESH_MS - PAUSE_MS : 0)) this._refresh();
+if (performance.now() >= this._dueAt - (soon ? REFRESH_MS - PAUSE_MS : 0)) this._refresh();
 }
 
 get language() {
@@ -551,33 +492,39 @@ return WORDS[this.spoken];
 }
 
 get actor() {
-return text(this.getAttribute('actor'), 2048).trim().replace(/^@/, '');
+const [name] = namesIn(this.getAttribute('actor'));
+return name.startsWith('did:') ? name : name.toLowerCase();
 }
 
 get profile() {
 return this.actor ? `${WEB}/profile/${encodeURIComponent(this.actor)}` : WEB;
 }
 
+get proxy() {
+return (this.getAttribute('proxy') || HOME).replace(/\/+$/, '');
+}
+
 question(method, parameters) {
-const proxy = (this.getAttribute('proxy') || HOME || '').replace(/\/+$/, '');
-return `${proxy}/xrpc/${method}?${new URLSearchParams(parameters)}`;
+return `${this.proxy}/xrpc/${method}?${new URLSearchParams(parameters)}`;
 }
 
 _begin() {
 this._url = this.address();
 this._key = null;
+this._held = null;
 this._failing = false;
+if (!this.proxy) console.warn(this, 'needs proxy="https://…"');
 const first = !this._root;
 this._root = this._root || this._opened();
 const painted = first && this._root.querySelector('.feed');
 if (painted) this._takeOver(painted);
-else if (!this._recall()) this._show(make('section', 'feed', { 'aria-busy': 'true' }, ...Array.from({ length: this.bones }, () => make('div', 'bone'))));
+else if (!this._recall()) this._show(make('section', 'feed', { 'aria-busy': 'true' }, ...Array(this.bones).fill().map(() => make('div', 'bone'))));
 this._refresh();
 }
 
 _recall() {
 try {
-this._paint(kept(this._url));
+this._paint(kept(this._url) || kept(longer(this._url)));
 return true;
 } catch {
 return false;
@@ -594,19 +541,23 @@ return root;
 }
 
 _takeOver(painted) {
-if (painted.dataset.format !== FORMAT) return; // it has a style sheet of its own, until the answer comes
+if (painted.dataset.format !== FORMAT) return;
 if (painted.lang === this.spoken) this._key = painted.dataset.key ?? null;
-this._root.adoptedStyleSheets = [styleSheet()];
-this._root.replaceChildren(painted); // without its own style sheet
-for (const target of painted.querySelectorAll('img')) if (target.complete && !target.naturalWidth) hideOrnament({ target });
+this._dress();
+this._root.replaceChildren(painted);
+for (const target of painted.querySelectorAll('img')) {
+keepRatio(target);
+if (target.complete && !target.naturalWidth) hideOrnament({ target });
+}
 this._date();
 }
 
 async _refresh() {
 const url = this._url;
-this._dueAt = Date.now() + REFRESH_MS;
-if (this.hasAttribute('still')) return; // a page that may not ask
+this._dueAt = performance.now() + REFRESH_MS;
+if (this.hasAttribute('still')) return;
 try {
+await null;
 const answer = await ask(url);
 if (url !== this._url) return;
 this._failures = 0;
@@ -623,19 +574,20 @@ this.dispatchEvent(new CustomEvent('bluesky-update', { bubbles: true, composed: 
 _take(answer) {
 const selection = (this._root.getSelection ? this._root : document).getSelection();
 const using = this._root.querySelector(':focus-visible') || selection?.type === 'Range';
-if (this._key !== null && this._key !== answer.key && using) {
-this._dueAt = Date.now() + TICK_MS; // not while somebody is at it
-} else if (this._key !== answer.key) {
-this._paint(answer);
-} else {
+this._held = null;
+if (this._key === answer.key) {
 const time = this._root.querySelector('.updated time');
 if (time) time.dateTime = isoDate(answer.updatedAt);
-this._date();
+} else if (this._key !== null && using) {
+this._held = answer;
+} else {
+this._paint(answer);
 }
+this._date();
 }
 
 _fail({ gone }) {
-this._dueAt = Date.now() + Math.min(REFRESH_MS, TICK_MS * 2 ** this._failures);
+this._dueAt = performance.now() + Math.min(REFRESH_MS, TICK_MS * 2 ** this._failures);
 this._failures += 1;
 this._failing = true;
 if (gone) stored((storage) => storage.removeItem(STORE + this._url));
@@ -667,7 +619,7 @@ const edge = scrolled ? before.getBoundingClientRect().top : 0;
 const read = (scrolled || this.getBoundingClientRect().top < 0) && posts().find((post) => post.getBoundingClientRect().bottom > edge);
 const placeOf = (post) => post.getBoundingClientRect().top;
 const place = read && placeOf(read);
-this._root.adoptedStyleSheets = [styleSheet()];
+this._dress();
 this._root.replaceChildren(section);
 for (const post of posts()) {
 if (open.includes(addressOf(post))) post.querySelector('details')?.setAttribute('open', '');
@@ -678,7 +630,7 @@ if (same) (scrolled ? section : window).scrollBy({ top: placeOf(same) - place, b
 }
 
 _date() {
-const now = Date.now();
+const now = Date.now() - aheadMs;
 for (const time of this._root.querySelectorAll('time')) {
 const instant = Date.parse(time.dateTime);
 const updated = time.parentElement.className === 'updated';
@@ -727,14 +679,17 @@ return this.limit;
 }
 
 get web() {
-const feed = this.getAttribute('feed') || '';
-return webAddress(feed) || this.profile;
+return webAddress(this.feed) || this.profile;
+}
+
+get feed() {
+return recordIn(this.getAttribute('feed'));
 }
 
 address() {
 const limit = this.limit <= 30 ? 30 : 100;
-const feed = this.getAttribute('feed');
-if (feed?.includes('/app.bsky.graph.list/')) return this.question('app.bsky.feed.getListFeed', { list: feed, limit });
+const { feed } = this;
+if (feed.includes('/app.bsky.graph.list/')) return this.question('app.bsky.feed.getListFeed', { list: feed, limit });
 if (feed) return this.question('app.bsky.feed.getFeed', { feed, limit });
 const filter = this.getAttribute('filter') || 'posts_and_author_threads';
 return this.question('app.bsky.feed.getAuthorFeed', { actor: this.actor, limit, filter, includePins: true });
@@ -742,7 +697,7 @@ return this.question('app.bsky.feed.getAuthorFeed', { actor: this.actor, limit, 
 
 content(renderer, body) {
 const items = list(body?.feed);
-const owner = this.getAttribute('feed') ? null : ownerOf(items, this.actor);
+const owner = this.feed ? null : ownerOf(items, this.actor);
 if (owner?.hidden) return [renderer.resting('members')];
 const articles = renderer.articles(items, this.limit);
 const label = owner ? renderer.words.posts.replace('{}', () => owner.name) : renderer.words.feed;
@@ -752,9 +707,8 @@ return [owner && renderer.head(owner), articles.length ? posts : renderer.restin
 }
 
 function ownerOf(items, actor) {
-const wanted = actor.toLowerCase();
 for (const view of items.flatMap((item) => [item?.post?.author, item?.reason?.by])) {
-if (matching(DID, view?.did) && (view.did === actor || matching(HANDLE, view.handle).toLowerCase() === wanted)) return accountOf(view);
+if (matching(DID, view?.did) && [view.did, matching(HANDLE, view.handle).toLowerCase()].includes(actor)) return accountOf(view);
 }
 return null;
 }
@@ -799,7 +753,7 @@ about ? make('p', 'text', { dir: 'auto' }, about) : null,
 make('p', 'counts',
 ...count(profile.followersCount, renderer.words.followers),
 ...count(profile.followsCount, renderer.words.following),
-...count(profile.postsCount, renderer.words.count))),
+...count(profile.postsCount, renderer.words.feed))),
 ];
 }
 }
@@ -810,9 +764,7 @@ return 1;
 }
 
 get uri() {
-const uri = this.getAttribute('uri') || '';
-const [, actor, key] = /^https:\/\/bsky\.app\/profile\/([^/?#]+)\/post\/([^/?#]+)/.exec(uri) || [];
-return actor ? `at://${actor}/app.bsky.feed.post/${key}` : uri;
+return recordIn(this.getAttribute('uri'));
 }
 
 get web() {
@@ -830,12 +782,17 @@ return [articles.length ? make('div', 'posts', ...articles) : renderer.resting(w
 }
 }
 
-if (!customElements.get('bluesky-feed')) {
+function start() {
+if (customElements.get('bluesky-feed')) return;
 customElements.define('bluesky-feed', BlueskyFeed);
 customElements.define('bluesky-profile', BlueskyProfile);
 customElements.define('bluesky-post', BlueskyPost);
-setInterval(() => widgets.forEach((widget) => widget.tick(false)), TICK_MS);
-document.addEventListener('visibilitychange', () => widgets.forEach((widget) => widget.tick(true)));
-window.addEventListener('online', () => widgets.forEach((widget) => widget.tick(true)));
+const tick = (soon) => widgets.forEach((widget) => widget.tick(soon));
+setInterval(tick, TICK_MS);
+document.addEventListener('visibilitychange', () => tick(true));
+addEventListener('online', () => tick(true));
 }
+
+if (document.readyState === 'loading') document.addEventListener('DOMContentLoaded', start);
+else start();
 })();
