@@ -24,7 +24,7 @@ from typing import Any, Final
 import httpx
 from starlette.routing import BaseRoute, Mount, Route
 
-from proxy.admin import AdminEdge
+from proxy.admin import AdminEdge, bearer_check
 from proxy.bluesky.appview import AppView, RetryPolicy
 from proxy.bluesky.identity import Identities
 from proxy.bluesky.pds import Observe, Pds
@@ -249,7 +249,7 @@ def admin_routes(
     """What operators may do over HTTP; nothing without a token."""
     if not token.is_set:
         return []
-    edge = AdminEdge(token, Trust(settings.trusted_proxies))
+    edge = AdminEdge(bearer_check(token, Trust(settings.trusted_proxies)))
     queue = QueueAdminRoutes(posts.controls(clock), lambda: posts.book.current, clock, edge)
     return [*PurgeRoutes(feeds.purges, feeds.service, edge).routes(), *queue.routes()]
 
