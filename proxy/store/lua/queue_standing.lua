@@ -28,10 +28,11 @@ local function look_at(account)
     if active then note_waiting(known[1]) end
   end
   if waiting > 0 or closed then
+    local paused, until_ms = ALL_PAUSED or given(known[2]), tonumber(known[3] or 0)
     told.accounts[#told.accounts + 1] = {
       name = account, waiting = waiting,
-      closed = closed and (given(known[2]) and 'paused' or known[4] or 'closed') or '',
-      opens_in_ms = closed and not given(known[2]) and tonumber(known[3]) ~= -1 and tonumber(known[3]) - NOW or -1,
+      closed = closed and (paused and 'paused' or known[4] or 'closed') or '',
+      opens_in_ms = closed and not paused and until_ms ~= -1 and until_ms - NOW or -1,
       unknown_ms = given(known[5]) and waiting > 0 and NOW - tonumber(known[5]) or 0,
     }
   end

@@ -81,6 +81,8 @@ export function age(root, now) {
   for (const node of root.querySelectorAll('time')) put(node, distance(Date.parse(node.dateTime) / 1000, now))
 }
 
-export const number = (value) => (value >= 100 ? Math.round(value).toLocaleString('en') : value >= 10 ? value.toFixed(1) : value.toFixed(2).replace(/\.?0+$/, ''))
+export const number = (value) => value.toLocaleString('en', { maximumFractionDigits: value >= 100 ? 0 : value >= 10 ? 1 : 2 })
 
 export const percent = (ratio) => (ratio == null ? '–' : `${ratio >= 0.9995 || ratio === 0 ? Math.round(ratio * 100) : (ratio * 100).toFixed(1)} %`)
+
+export const count = (n, one, many = `${one}s`) => `${number(n)} ${n === 1 ? one : many}`

@@ -1,5 +1,5 @@
 // Accounts, dead letters and posts: rows, and what may be done about each.
-import { $, age, el, fill, when, words } from './dom.js'
+import { $, age, count, el, fill, when, words } from './dom.js'
 
 const PAGE = 25
 const WAITS = new Set(['pending', 'retrying'])
@@ -12,19 +12,17 @@ function button(label, about, act, className = '') {
   return el('button', { type: 'button', class: className, 'aria-label': `${label} ${about}`, 'data-act': label, click: act }, label)
 }
 
-const row = (head, facts, acts, more) =>
-  el('li', {}, el('div', { class: 'what' }, el('p', { class: 'head' }, ...head), ...facts, more), el('div', { class: 'acts' }, ...acts))
+const row = (head, facts, acts) =>
+  el('li', {}, el('div', { class: 'what' }, el('p', { class: 'head' }, ...head), ...facts), el('div', { class: 'acts' }, ...acts))
 
 const facts = (...parts) => el('p', { class: 'hint' }, ...parts.filter((part) => part != null).flatMap((part, at) => (at ? [' · ', part] : [part])))
 
-const count = (n, one, many = `${one}s`) => `${n} ${n === 1 ? one : many}`
 
 export class Lists {
-  // `ask(method, path, document)` does it; `sure(question, yes)` has it confirmed; `say(text)` tells what came of it.
-  constructor({ ask, sure, say }) {
-    this.ask = ask
-    this.sure = sure
-    this.say = say
+  // `ask(method, path, document)` does it; `sure(question, yes)` has it confirmed; `say(text)` tells what came of it;
+  // `heard(queue)` is how the queue stands after that.
+  constructor({ ask, sure, say, heard }) {
+    Object.assign(this, { ask, sure, say, heard })
     this.now = Date.now() / 1000
     this.many = { letters: PAGE, jobs: PAGE }
     this.opened = new Set()
@@ -44,7 +42,7 @@ export class Lists {
   show(state) {
     this.now = state.at
     this.sites(state.sites)
-    fill($('#accounts'), state.accounts ?? [], (line) => line.account, (line) => this.account(line), 'No accounts: name them in feedproxy.toml.')
+    this.accounts(state.accounts ?? [])
     const moved = JSON.stringify([state.queue, state.accounts, state.sites], (key, value) => (key === 'late_s' ? 0 : value))
     if (moved !== this.known) {
       this.known = moved
@@ -57,11 +55,19 @@ export class Lists {
     try {
       const answer = await this.ask(method, path, document)
       this.say(typeof said === 'function' ? said(answer) : said)
+      const { accounts, ...queue } = await this.ask('GET', 'queue')
+      this.accounts(accounts)
+      this.heard(queue)
     } catch (error) {
       this.say(error.message, true)
     }
     this.letters()
     this.jobs()
+  }
+
+  accounts(lines) {
+    fill($('#accounts'), lines, (line) => line.account, (line) => this.account(line), 'No accounts: name them in feedproxy.toml.')
+    age($('#accounts'), this.now)
   }
 
   account(line) {
@@ -77,13 +83,13 @@ export class Lists {
     }
     const told = facts(
       line.identifier && words(line.identifier),
-      `${line.waiting} waiting`,
+      `${line.waiting}\u00a0waiting`,
       line.sending && 'sending',
       line.failures_in_a_row ? `${count(line.failures_in_a_row, 'failure')} in a row` : null,
       line.until && el('span', {}, 'until ', when(line.until)),
       line.workers ? null : 'no worker serves it',
     )
-    return row([words(account, 'name'), ' ', badge(state)], [told], acts)
+    return row([words(account, 'name'), badge(state)], [told], acts)
   }
 
   async letters() {
@@ -100,7 +106,7 @@ export class Lists {
 
   error({ account, reason, count: number, last_at }) {
     const filter = { account, reason }
-    const them = `all ${number} of ${account}`
+    const them = `${number} posts of ${account}: ${reason}`
     const drop = async () => {
       if (await this.sure(`Give up ${number} posts of ${account}? They end as canceled.`, 'Give up')) {
         this.act('POST', 'dead/drop', filter, ({ dropped }) => `${count(dropped, 'post')} given up.`)
@@ -108,7 +114,7 @@ export class Lists {
     }
     const retry = () => this.act('POST', 'dead/retry', filter, ({ retried }) => `${count(retried, 'post')} tried again.`)
     const told = facts(el('span', {}, 'last ', when(last_at)))
-    return row([el('strong', {}, `${number} posts`), ' of ', words(account, 'name')], [el('p', { class: 'error' }, words(reason)), told], [
+    return row([el('span', {}, el('strong', {}, `${number} posts`), ' of ', words(account, 'name'))], [el('p', { class: 'error' }, words(reason)), told], [
       button('Retry all', them, retry, 'main'),
       button('Give up all', them, drop),
     ])
@@ -121,7 +127,7 @@ export class Lists {
     }
     const retry = () => this.act('POST', `jobs/${job}/retry`, {}, `Post ${post} is tried again.`)
     const told = facts(el('span', {}, 'site ', words(site)), group && el('span', {}, 'group ', words(group)), count(attempts, 'attempt'), when(died_at))
-    return row([words(post, 'name'), ' on ', words(account, 'name')], [el('p', { class: 'error' }, words(error)), told], [
+    return row([el('span', {}, words(post, 'name'), ' on ', words(account, 'name'))], [el('p', { class: 'error' }, words(error)), told], [
       button('Retry', about, retry, 'main'),
       button('Cancel', about, cancel),
     ])
@@ -152,7 +158,7 @@ export class Lists {
     }
   }
 
-  job({ id, post, group, priority, status, created_at, accounts }) {
+  job({ id, post, group, priority, created_at, accounts }) {
     const states = Object.values(accounts)
     const acts = []
     if (states.includes('failed')) {
@@ -166,13 +172,13 @@ export class Lists {
     }
     const each = Object.entries(accounts).map(([name, state]) => el('span', {}, words(name), ' ', badge(state)))
     const told = facts(group && el('span', {}, 'group ', words(group)), priority === 'normal' ? null : priority, when(created_at))
-    return row([words(post, 'name'), ' ', ...(each.length > 1 ? [badge(status)] : [])], [el('p', { class: 'each' }, ...each), told], acts, this.story(id, post))
+    return row([words(post, 'name'), ...each], [this.story(id, told.childNodes)], acts)
   }
 
   // What happened to a post and what it waits for, asked for when somebody wants to know.
-  story(id, post) {
+  story(id, told) {
     const box = el('div', {}, '…')
-    const details = el('details', {}, el('summary', { 'data-act': 'why', 'aria-label': `Details of post ${post}` }, 'Details'), box)
+    const details = el('details', {}, el('summary', { 'data-act': 'why' }, ...told), box)
     details.addEventListener('toggle', async () => {
       this.opened[details.open ? 'add' : 'delete'](id)
       if (!details.open) return

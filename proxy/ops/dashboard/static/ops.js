@@ -1,5 +1,5 @@
 // The dashboard: listens while it is looked at, shows what it hears, and asks before what cannot be undone.
-import { $, age, el, fill, inert, number, percent, put, span, words } from './dom.js'
+import { $, age, count, el, fill, inert, number, percent, put, span, words } from './dom.js'
 import { Lists } from './lists.js'
 import { Plot } from './plot.js'
 
@@ -15,7 +15,7 @@ const plots = [
   new Plot($('#plot-reads'), [{ name: 'all', value: (step) => step.reads }, { name: 'to the API', value: (step) => step.upstream }], number),
   new Plot($('#plot-posts'), [{ name: 'published', value: (step) => step.published * 60 }, { name: 'failed', value: (step) => step.failed * 60 }], number),
 ]
-const lists = new Lists({ ask, sure, say })
+const lists = new Lists({ ask, sure, say, heard: showPause })
 let steps = []
 let source = null
 let paused = false
@@ -78,16 +78,17 @@ function showFindings(findings) {
 
 function showTiles({ reads, upstream, queue }) {
   tile('hit-ratio', percent(reads.hit_ratio), reads.hit_ratio == null ? 'nobody asked in the last minute' : 'in the last minute')
-  tile('reads', number(reads.per_s), `${reads.connections} connections, ${reads.processes} processes`)
+  tile('reads', number(reads.per_s), `${count(reads.connections, 'connection')}, ${count(reads.processes, 'process', 'processes')}`)
   tile('upstream', number(upstream.per_s), `of ${number(upstream.budget_per_s)} that the fleet may`)
   if (!queue) {
     for (const name of ['waiting', 'dead', 'workers']) tile(name, '–', 'the queue does not answer', 'bad')
     return
   }
+  const held = [queue.paused && 'all are paused', queue.late_s >= 60 && `late by ${span(queue.late_s)}`, queue.delayed && `${queue.delayed} for their time`, queue.parked && `${queue.parked} held`]
   const waits = queue.ready + queue.delayed + queue.parked
-  tile('waiting', number(waits), queue.late_s >= 60 ? `the oldest for ${span(queue.late_s)}` : `${queue.delayed} for their time, ${queue.parked} parked`, queue.late_s >= 600 ? 'bad' : '')
-  tile('dead', number(queue.dead), `${queue.done} others are over`, queue.dead ? 'bad' : '')
-  tile('workers', number(queue.workers), `${queue.active} under way, ${queue.pool_size} places here`, queue.workers ? '' : 'bad')
+  tile('waiting', number(waits), held.filter(Boolean).join(', ') || 'none held up', queue.late_s >= 600 ? 'bad' : '')
+  tile('dead', number(queue.dead), `${count(queue.done, 'other is', 'others are')} over`, queue.dead ? 'bad' : '')
+  tile('workers', number(queue.workers), `${number(queue.active)} under way`, queue.workers ? '' : 'bad')
 }
 
 function showUpstream({ reads, upstream }) {
@@ -98,7 +99,7 @@ function showUpstream({ reads, upstream }) {
   put($('#budget-text'), `${number(upstream.per_s)} of ${number(upstream.budget_per_s)} a second`)
   $('#memory').value = reads.memory_limit_bytes ? reads.memory_bytes / reads.memory_limit_bytes : 0
   put($('#memory-text'), `${number(reads.memory_bytes / MIB)} of ${number(reads.memory_limit_bytes / MIB)} MiB`)
-  const facts = { 'answers in memory': reads.entries, 'asked of the API': upstream.total, 'of those, repeated': upstream.retries, 'kept from it': upstream.refusals, 'questions under way': upstream.flights, 'readers who wait': reads.waiting, 'Redis for the cache': upstream.store }
+  const facts = { 'answers in memory': reads.entries, 'requests to the API': upstream.total, 'repeated of those': upstream.retries, 'not made': upstream.refusals, 'questions under way': upstream.flights, 'readers who wait': reads.waiting, 'Redis for the cache': upstream.store }
   const list = $('#api-facts')
   if (!list.children.length) list.append(...Object.keys(facts).map((name) => el('div', {}, el('dt', {}, name), el('dd', {}, ''))))
   Object.values(facts).forEach((value, at) => put($('dd', list.children[at]), typeof value === 'number' ? value.toLocaleString('en') : value))

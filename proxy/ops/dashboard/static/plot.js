@@ -1,8 +1,8 @@
 // A line or two over the last hour, drawn as SVG; pointer and arrow keys read values off it.
 
 const HOUR_S = 3600
-const STEP_S = 30
-const GAP_S = 90
+const STEP_S = 60
+const GAP_S = 150
 const HEIGHT = 150
 const PAD = { left: 44, right: 10, top: 10, bottom: 22 }
 const SVG = 'http://www.w3.org/2000/svg'
