@@ -35,12 +35,14 @@ class Proxy:
         store: StoreOfTest,
         web: WebApp,
         settings: Settings,
+        process: Process,
     ) -> None:
         self.client = client
         self.clock = clock
         self.store = store
         self.web = web
         self.settings = settings
+        self.process = process
 
     async def landed(self) -> None:
         """Wait until nothing is under way: no flight, no write to the store."""
@@ -91,10 +93,11 @@ async def running_proxy(
         **settings,
     }
     loaded = load_settings({f"FEEDPROXY_{name}": str(value) for name, value in given.items()})
-    async with web_app(loaded, clock, Process(), patience_s=patience_s) as web:
+    process = Process()
+    async with web_app(loaded, clock, process, patience_s=patience_s) as web:
         transport = httpx.ASGITransport(web.app, raise_app_exceptions=True)
         async with httpx.AsyncClient(transport=transport, base_url="http://proxy.test") as client:
-            yield Proxy(client, clock, store, web, loaded)
+            yield Proxy(client, clock, store, web, loaded, process)
 
 
 @contextlib.asynccontextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Final
 
@@ -93,10 +93,15 @@ class History:
             self._moments.append(self._now())
 
     def steps(self, after_at: float = 0.0) -> Iterator[Rates]:
-        """The rates of each step that ended after `after_at`, the oldest first."""
+        """The rates of each step that ended after `after_at`, the oldest first.
+
+        Instants are as the clock on the wall has them now: it may have been set meanwhile.
+        """
+        now = self._now()
         for before, after in pairwise(self._moments):
-            if after.at > after_at:
-                yield rates_between(before, after)
+            at = now.at - (now.steady_s - after.steady_s)
+            if at > after_at + STEP_S / 2:
+                yield replace(rates_between(before, after), at=at)
 
     def lately(self) -> Rates:
         """The rates of the last minute."""

@@ -39,11 +39,6 @@ class Streams:
         self._policy = policy
         self._open = 0
 
-    @property
-    def open(self) -> int:
-        """How many there are."""
-        return self._open
-
     def stream(self, *, until: float, seen_at: float) -> EventStream:
         """A stream that ends at `until` (since 1970), for a viewer who has seen the steps up to `seen_at`.
 
@@ -63,19 +58,14 @@ class Streams:
         finally:
             self._open -= 1
 
-    async def next(self, seen_at: float, pause_s: float) -> Mapping[str, Any]:
-        """The document, after a pause."""
-        await asyncio.sleep(pause_s)
-        return await self._tell(seen_at)
-
     async def run(self, send: Send, gone: asyncio.Future[Any], *, until: float, seen_at: float) -> None:
         """Send documents until the viewer is `gone`, the process drains, or the session ends."""
-        draining = asyncio.ensure_future(self._draining.wait())
-        coming: asyncio.Future[Mapping[str, Any]] | None = None
+        draining = asyncio.create_task(self._draining.wait(), name="ops draining")
+        coming: asyncio.Task[Mapping[str, Any]] | None = None
         pause_s = 0.0
         try:
             while self._clock.wall() < until:
-                coming = asyncio.ensure_future(self.next(seen_at, pause_s))
+                coming = asyncio.create_task(self._next(seen_at, pause_s), name="ops scene")
                 await asyncio.wait((coming, draining, gone), return_when=asyncio.FIRST_COMPLETED)
                 if draining.done() or gone.done():
                     break
@@ -89,6 +79,10 @@ class Streams:
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
+
+    async def _next(self, seen_at: float, pause_s: float) -> Mapping[str, Any]:
+        await asyncio.sleep(pause_s)
+        return await self._tell(seen_at)
 
 
 class EventStream:

@@ -117,7 +117,7 @@ function showPause(queue) {
 function show(state) {
   const known = steps.at(-1)?.at ?? 0
   for (const [at, reads, ratio, upstream, published, failed] of state.steps) {
-    if (at > known) steps.push({ at, reads, ratio, upstream, published, failed })
+    if (at > known + 1) steps.push({ at, reads, ratio, upstream, published, failed })
   }
   steps = steps.filter((step) => step.at > state.at - HOUR_S)
   showHead(state)
