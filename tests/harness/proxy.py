@@ -104,6 +104,7 @@ async def running_proxy(
 async def listening_proxy(proxy: Proxy) -> AsyncIterator[tuple[str, int]]:
     """`proxy` behind its own HTTP server on loopback; the address."""
     server = web_server(proxy.web.app, proxy.settings, proxy.web.reading.hits.answer)
+    proxy.web.watch(server)
     with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
         listener.setblocking(False)  # noqa: FBT003
         address = listener.getsockname()

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import math
 import os
+import random
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -13,7 +14,7 @@ from pathlib import Path
 import httpx
 
 from harness.clock import RunningClock
-from harness.proxy import Proxy, listening_proxy, running_proxy
+from harness.proxy import Proxy, feed, listening_proxy, running_proxy
 from harness.queue import submission
 from harness.upstream import Upstream
 from harness.valkey import StoreOfTest
@@ -76,17 +77,22 @@ class Stage:
     async def pass_an_hour(self) -> None:
         """Reads come and go, as they do within an hour, while somebody looks now and then."""
         tally, method = self.proxy.web.tally, "app.bsky.feed.getAuthorFeed"
+        draw = random.Random(1)
+        for number in range(25):
+            await self.proxy.get(feed(f"a{number}.test"))
         async with self.operator() as client:
             for step in range(HOUR_S // STEP_S):
                 self.clock.advance(STEP_S)
-                wave = 1 + 0.45 * math.sin(step / 13) + 0.12 * math.sin(step * 1.7)
+                wave = 1 + 0.45 * math.sin(step / 19) + draw.uniform(-0.06, 0.06)
                 trouble = max(0.0, 1 - abs(step - 62) / 9)
-                reads, misses = round(900 * wave), round(26 + 9 * math.sin(step) + 70 * trouble)
+                reads, misses = round(900 * wave), round(20 + draw.uniform(0, 12) + 70 * trouble)
                 tally.add("feedproxy_requests", method, "hit", by=reads)
                 tally.add("feedproxy_requests", method, "miss", by=misses)
                 tally.add("feedproxy_upstream_requests", "200", by=misses)
-                tally.add("feedproxy_attempts", "published", by=2 + round(2 * math.sin(step / 5)))
-                tally.add("feedproxy_attempts", "failed", by=3 if trouble > 0.5 else 0)
+                tally.add(
+                    "feedproxy_attempts", "published", by=0 if trouble else draw.choice((0, 0, 1, 1, 2))
+                )
+                tally.add("feedproxy_attempts", "failed", by=2 if trouble > 0.6 else 0)
                 await first_event(client)
 
     @contextlib.asynccontextmanager

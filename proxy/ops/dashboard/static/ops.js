@@ -78,7 +78,7 @@ function showFindings(findings) {
 
 function showTiles({ reads, upstream, queue }) {
   tile('hit-ratio', percent(reads.hit_ratio), reads.hit_ratio == null ? 'nobody asked in the last minute' : 'in the last minute')
-  tile('reads', number(reads.per_s), `${count(reads.connections, 'connection')}, ${count(reads.processes, 'process', 'processes')}`)
+  tile('reads', number(reads.per_s), `on ${count(reads.connections, 'connection')}`)
   tile('upstream', number(upstream.per_s), `of ${number(upstream.budget_per_s)} that the fleet may`)
   if (!queue) {
     for (const name of ['waiting', 'dead', 'workers']) tile(name, '–', 'the queue does not answer', 'bad')
@@ -99,7 +99,7 @@ function showUpstream({ reads, upstream }) {
   put($('#budget-text'), `${number(upstream.per_s)} of ${number(upstream.budget_per_s)} a second`)
   $('#memory').value = reads.memory_limit_bytes ? reads.memory_bytes / reads.memory_limit_bytes : 0
   put($('#memory-text'), `${number(reads.memory_bytes / MIB)} of ${number(reads.memory_limit_bytes / MIB)} MiB`)
-  const facts = { 'answers in memory': reads.entries, 'requests to the API': upstream.total, 'repeated of those': upstream.retries, 'not made': upstream.refusals, 'questions under way': upstream.flights, 'readers who wait': reads.waiting, 'Redis for the cache': upstream.store }
+  const facts = { 'answers in memory': reads.entries, 'requests to the API': upstream.total, 'repeated of those': upstream.retries, 'not made': upstream.refusals, 'questions under way': upstream.flights, 'readers who wait': reads.waiting, 'processes of this host': reads.processes, 'Redis for the cache': upstream.store }
   const list = $('#api-facts')
   if (!list.children.length) list.append(...Object.keys(facts).map((name) => el('div', {}, el('dt', {}, name), el('dd', {}, ''))))
   Object.values(facts).forEach((value, at) => put($('dd', list.children[at]), typeof value === 'number' ? value.toLocaleString('en') : value))
