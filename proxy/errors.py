@@ -141,6 +141,26 @@ class CredentialsRefused(PdsError):
         self.code = code
 
 
+class OutsideError(FeedproxyError):
+    """An address that a stranger named did not do as asked: go on without it. The message may be shown."""
+
+
+class OutsideRefused(OutsideError):
+    """It will not get better: an address that we do not connect to, a page that is gone, the wrong type."""
+
+
+class OutsideFailed(OutsideError):
+    """No answer, or a server in trouble: another attempt may succeed. `retry_after_s`: not before, if told.
+
+    `sent` is False when the request certainly never left.
+    """
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None, sent: bool = True) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+        self.sent = sent
+
+
 class StoreError(FeedproxyError):
     """The shared store did not do as asked: go on without it."""
 

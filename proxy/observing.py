@@ -14,7 +14,8 @@ from starlette.routing import BaseRoute
 from proxy.admin import AdminEdge
 from proxy.clients import Trust
 from proxy.clock import Clock
-from proxy.composition import Reading, Syndication
+from proxy.composition.reading import Reading
+from proxy.composition.syndicating import Syndication
 from proxy.control import ControlChannel
 from proxy.feeds.shared import prefix_of
 from proxy.instruments import Instruments

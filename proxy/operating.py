@@ -13,7 +13,8 @@ from proxy.bluesky.identity import Identities
 from proxy.bluesky.transport import DeadlineTransport
 from proxy.bluesky.wire import Wire
 from proxy.clock import Clock
-from proxy.composition import Syndication, client_of, store_of, syndicating
+from proxy.composition.common import client_of, store_of
+from proxy.composition.syndicating import Syndication, syndicating
 from proxy.errors import OperationalError, PdsError, StoreRefused, StoreUnavailable
 from proxy.feeds.policy import longest_life_s
 from proxy.feeds.purge import Purges, log_key_of

@@ -26,15 +26,9 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp
 
 from proxy.clock import Clock, SystemClock
-from proxy.composition import (
-    Reading,
-    Syndication,
-    admin_routes,
-    reading,
-    syndicating,
-    telling_of_changes,
-    widget_routes,
-)
+from proxy.composition.reading import Reading, reading, telling_of_changes
+from proxy.composition.routes import admin_routes, widget_routes
+from proxy.composition.syndicating import Syndication, syndicating
 from proxy.control import ControlChannel
 from proxy.edge import ConnectionLimits, EdgeConfig, ShortCut
 from proxy.errors import FeedproxyError, UsageError

@@ -38,9 +38,7 @@ def inherited_listener(environ: Mapping[str, str]) -> socket.socket | None:
         listener = socket.socket(fileno=FIRST_FD)
     except OSError as error:
         raise OperationalError(f"LISTEN_FDS=1, and descriptor 3 is no socket: {error.strerror}") from None
-    if listener.type != socket.SOCK_STREAM or not listener.getsockopt(
-        socket.SOL_SOCKET, socket.SO_ACCEPTCONN
-    ):
+    if not listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
         listener.close()
         raise OperationalError("LISTEN_FDS=1, and descriptor 3 is no listening socket")
     listener.set_inheritable(False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -34,11 +35,14 @@ _FOR_A_PERSON: Final = frozenset(
 )
 # What the reference PDS says, as InvalidRequest, of an account that it does not host (any more).
 _GONE: Final = "Could not find "
+# CIDv1 in base32 (https://atproto.com/specs/data-model#link-and-cid-formats).
+_CID: Final = re.compile(r"b[a-z2-7]{50,120}")
 _TRY_AGAIN: Final = frozenset({408, 425})
+_LOGIN: Final = "com.atproto.server.createSession"
+_UPLOAD: Final = "com.atproto.repo.uploadBlob"
+_BUDGETS_OF_THEIR_OWN: Final = frozenset({_LOGIN, _UPLOAD})
 # For how long nobody asks when a 429 does not say.
 _DEFAULT_WAIT_S: Final = 60.0
-
-_LOGIN: Final = "com.atproto.server.createSession"
 
 # Is told of each request: host, status (None: no answer came), the steady instant at which it was sent.
 Observe = Callable[[str, int | None, float], None]
@@ -184,6 +188,22 @@ class Pds:
         method = "com.atproto.repo.deleteRecord"
         _checked(await self._send("POST", pds, method, did, deadline, token=access, content=content), pds)
 
+    async def upload_blob(
+        self, pds: str, *, access: SecretStr, did: str, content: bytes, mime_type: str, deadline: float
+    ) -> Mapping[str, Any]:
+        """Upload `content` and return the reference by which records name it; the same for the same bytes.
+
+        A PDS forgets what no record has named for an hour or so.
+        """
+        answer = await self._send(
+            "POST", pds, _UPLOAD, did, deadline, token=access, content=content, content_type=mime_type
+        )
+        blob = _checked(answer, pds).get("blob")
+        cid = _blob_cid(blob)
+        if cid is None:
+            raise _not_xrpc(pds)
+        return {"$type": "blob", "ref": {"$link": cid}, "mimeType": mime_type, "size": len(content)}
+
     async def get_record(
         self, pds: str, *, did: str, collection: str, rkey: str, deadline: float
     ) -> Record | None:
@@ -225,6 +245,7 @@ class Pds:
         *,
         token: SecretStr | None = None,
         content: bytes | None = None,
+        content_type: str = "application/json",
         params: Mapping[str, str] | None = None,
     ) -> Answer:
         await wait_for_turn(self._pace, host_of(pds), did, clock=self._clock, deadline=deadline)
@@ -237,15 +258,17 @@ class Pds:
                 params=params,
                 token=None if token is None else token.get_secret_value(),
                 content=content,
+                content_type=content_type,
             )
         except PdsUnreachable as error:
             if error.sent:
                 self._tell(pds, None, sent_at)
             raise
-        # The budget of logins is small and apart from the others: it holds up logins only.
-        if answer.status != 429 or nsid != _LOGIN:
+        # These budgets are small and apart from the others: they hold up nothing else.
+        apart = nsid in _BUDGETS_OF_THEIR_OWN
+        if answer.status != 429 or not apart:
             self._tell(pds, answer.status, sent_at)
-        if answer.wait_s and nsid != _LOGIN:
+        if answer.wait_s and not apart:
             await self._pace.pause(did, answer.wait_s)
         return answer
 
@@ -304,6 +327,13 @@ def _record(document: Any) -> Record | None:
     if not (isinstance(uri, str) and isinstance(cid, str) and isinstance(value, dict)):
         return None
     return Record(uri=uri, cid=cid, value=value)
+
+
+def _blob_cid(blob: Any) -> str | None:
+    """The CID of a blob as a PDS describes it (https://atproto.com/specs/data-model#blob-type)."""
+    ref = blob.get("ref") if isinstance(blob, Mapping) else None
+    cid = ref.get("$link") if isinstance(ref, Mapping) else None
+    return cid if isinstance(cid, str) and _CID.fullmatch(cid) else None
 
 
 def _not_xrpc(pds: str) -> PdsUnreachable:

@@ -33,19 +33,24 @@ def within(deadline: float) -> dict[str, Any]:
 class DeadlineTransport(httpx.AsyncBaseTransport):
     """An httpx transport over an httpcore pool, whose requests end at their deadline.
 
-    Requests name it by `extensions=within(deadline)`. Raises what httpx's own transport raises. Environment
-    proxies play no part.
+    Requests name it by `extensions=within(deadline)`. Raises what httpx's own transport raises, and what
+    `backend`, which makes the connections, raises of its own. Environment proxies play no part.
     """
 
     def __init__(
-        self, clock: Clock, *, max_connections: int, ssl_context: ssl.SSLContext | None = None
+        self,
+        clock: Clock,
+        *,
+        max_connections: int,
+        ssl_context: ssl.SSLContext | None = None,
+        backend: httpcore.AsyncNetworkBackend | None = None,
     ) -> None:
         self._pool = httpcore.AsyncConnectionPool(
             ssl_context=ssl_context or httpx.create_ssl_context(trust_env=False),
             max_connections=max_connections,
             max_keepalive_connections=max_connections,
             keepalive_expiry=30.0,
-            network_backend=_ClampedBackend(clock),
+            network_backend=_ClampedBackend(backend or httpcore.AnyIOBackend(), clock),
         )
         self._clock = clock
 
@@ -121,8 +126,8 @@ class _ClampedStream(httpcore.AsyncNetworkStream):
 
 
 class _ClampedBackend(httpcore.AsyncNetworkBackend):
-    def __init__(self, clock: Clock) -> None:
-        self._backend = httpcore.AnyIOBackend()
+    def __init__(self, backend: httpcore.AsyncNetworkBackend, clock: Clock) -> None:
+        self._backend = backend
         self._clock = clock
 
     async def connect_tcp(

@@ -72,17 +72,18 @@ class Wire:
         params: Mapping[str, str] | None = None,
         token: str | None = None,
         content: bytes | None = None,
+        content_type: str = "application/json",
     ) -> Answer:
         """Send one request and read its answer by the steady instant `deadline`, or within 10 s if sooner.
 
-        `token` is a bearer token, `content` a JSON document. Must not be canceled. Raises PdsUnreachable when
-        there is no answer; neither it nor its cause tells what was sent.
+        `token` is a bearer token, `content` a JSON document unless `content_type` says otherwise. Must not be
+        canceled. Raises PdsUnreachable when there is no answer; neither it nor its cause tells what was sent.
         """
         headers = {"accept": "application/json", "accept-encoding": "identity"}
         if token is not None:
             headers["authorization"] = f"Bearer {token}"
         if content is not None:
-            headers["content-type"] = "application/json"
+            headers["content-type"] = content_type
         until = min(deadline, self._clock.steady() + REQUEST_TIMEOUT_S)
         try:
             async with self._client.stream(

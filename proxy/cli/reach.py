@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from proxy.composition import Syndication
+    from proxy.composition.syndicating import Syndication
     from proxy.settings import Settings
     from proxy.syndication.controls import Controls
 

@@ -118,6 +118,11 @@ def _of_queue(standing: QueueStanding, own: frozenset[str]) -> Iterator[Metric]:
         "state",
     )
     yield _gauge(
+        "feedproxy_errands",
+        "What is to be done before and after posts: pages to be read, callbacks to be delivered.",
+        {(): standing.errands},
+    )
+    yield _gauge(
         "feedproxy_jobs_late_seconds",
         "For how long the oldest post has waited that could have gone out.",
         {(): standing.late_s},

@@ -24,7 +24,7 @@ from proxy.store.transfer import Server, carry, names_of, remove
 from proxy.telemetry import get_logger
 
 # What processes leave behind that have been at work for nobody yet: worth nothing.
-_TRACES: Final = (b"bells", b"workers", b"swept", b"requests", b"resolved", b"pace", b"pauses")
+_TRACES: Final = (b"bells", b"errands", b"workers", b"swept", b"requests", b"resolved", b"pace", b"pauses")
 _TRACES_OF_WORKERS: Final = b"knows:"
 _PERSIST_MS: Final = 10_000
 
@@ -115,7 +115,8 @@ class _Side:
         if workers:
             raise OperationalError(
                 f"{self.name}: the worker {workers[0].decode(errors='replace')} was at work within the last "
-                f"{lease_s:g} s; stop every serve and worker of both stores first"
+                f"{lease_s:g} s; stop every serve and worker of both stores first, and wait for so long if "
+                "one of them was killed"
             )
         if await self._listeners():
             raise OperationalError(

@@ -60,6 +60,7 @@ class FleetGate:
         self._not_before = 0.0
         self._spenders = Spenders()
         self._calling: set[str] = set()
+        self._unasked = 0  # turns had alone that the fleet has not been told of
         self._waiting: dict[str, asyncio.Event] = {}
         news.subscribe("turn", self._heard_turn)
         news.subscribe("gate", self._heard_gate)
@@ -109,6 +110,7 @@ class FleetGate:
         turn = await self._turn(leave, asker, deadline)
         if turn is None:
             async with self._alone.attempt(leave, asker, deadline):
+                self._unasked += 1
                 yield
             return
         self._calling.add(turn)
@@ -120,8 +122,13 @@ class FleetGate:
 
     async def beat(self, run: Run) -> None:
         """Say who is calling, and hear how the gate stands. Raises StoreError."""
-        args = [self._longest_us, _us(SLOT_S), *self._calling]
+        unasked = self._unasked
+        args = [self._longest_us, *self._beating(unasked, *self._calling)]
         self._mirror(await run(_BEAT, self._keys, args))
+        self._unasked -= unasked
+
+    def _beating(self, unasked: int, *calling: str) -> list[Any]:
+        return [_us(SLOT_S), self._policy.rate.burst, unasked, *calling]
 
     async def _admitted(self) -> Ticket:
         """Raises UpstreamUnavailable while the breaker is open, StoreError."""
@@ -252,7 +259,7 @@ class FleetGate:
         """The breaker or the "not before" changed: see what that means for those who wait."""
         for called in self._waiting.values():
             called.set()
-        self._tell(_BEAT, [_us(SLOT_S)])
+        self._tell(_BEAT, self._beating(0))
 
 
 def _us(seconds: float) -> int:

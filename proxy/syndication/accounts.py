@@ -23,6 +23,7 @@ from proxy.clock import Clock
 from proxy.errors import Rejected, UsageError
 from proxy.resilience.failures import MAX_CLIENTS, FailureLimit
 from proxy.resilience.limiter import Rate
+from proxy.syndication.signing import callback_secrets
 from proxy.tenants import Account, Site, Tenants
 
 MIN_TOKEN_CHARS: Final = 20
@@ -73,12 +74,17 @@ class Accounts:
     sites: Mapping[str, Site]
     trouble: tuple[str, ...] = ()
     _credentials: Mapping[str, Credential] = field(default_factory=dict, repr=False)
+    _callback_secrets: Mapping[str, tuple[SecretStr, ...]] = field(default_factory=dict, repr=False)
     # Site and the SHA-256 of one of its tokens, for each token.
     _tokens: tuple[tuple[str, bytes], ...] = field(default=(), repr=False)
 
     def credential(self, account: str) -> Credential | None:
         """What logs `account` in; None if it is not known here or its password is missing."""
         return self._credentials.get(account)
+
+    def callback_secrets(self, site: str) -> tuple[SecretStr, ...]:
+        """What notifications to `site` are signed with, newest first; empty if it is not known here."""
+        return self._callback_secrets.get(site, ())
 
     async def warm(self) -> None:
         """Compute the fingerprints that were not yet, in a thread: nothing else is held up by them."""
@@ -124,8 +130,9 @@ def load_accounts(
     return Accounts(
         accounts={account.name: account for account in tenants.accounts},
         sites={site.name: site for site in tenants.sites},
-        trouble=(*trouble, *_missing_tokens(tenants, environ)),
+        trouble=(*trouble, *_missing_secrets(tenants, environ)),
         _credentials=credentials,
+        _callback_secrets={site.name: callback_secrets(site, environ) for site in tenants.sites},
         _tokens=_tokens(tenants, environ),
     )
 
@@ -221,11 +228,11 @@ def _password(account: Account, environ: Mapping[str, str], trouble: list[str]) 
     return password
 
 
-def _missing_tokens(tenants: Tenants, environ: Mapping[str, str]) -> list[str]:
+def _missing_secrets(tenants: Tenants, environ: Mapping[str, str]) -> list[str]:
     return [
         f"site {site.name!r}: {name} is not set"
         for site in tenants.sites
-        for name in site.token_envs
+        for name in (*site.token_envs, *site.callback_secrets_env)
         if not environ.get(name, "").strip()
     ]
 

@@ -91,6 +91,7 @@ class Publish(Protocol):
     async def __call__(self, delivery: Delivery, post: Post, lease: Lease) -> Outcome:
         """One attempt. May raise LeaseLost and StoreError, which end the attempt without an outcome.
 
-        `delivery.intent`, if any, is what an earlier attempt may have sent: only that may be sent again.
+        `delivery.intent`, if any, is what an earlier attempt may have sent: only that may be sent again, or
+        the same without its pictures where the PDS has refused these.
         `delivery.action` says whether to post or to delete.
         """

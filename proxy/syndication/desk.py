@@ -39,6 +39,8 @@ class Submission:
     unpublish: str  # keep | delete
     posts_per_hour: int
     max_waiting: int
+    enrich: bool  # there is something to be found out before it is published
+    callback_url: str  # "": nobody wants to be told of the job's end
 
 
 class Verdict(enum.StrEnum):

@@ -19,6 +19,8 @@ from proxy.tenants import Site
 
 # A CMS waits for the answer.
 ATTEMPT_TIMEOUT_S: Final = 5.0
+# For how long what the post is published with may be looked for.
+ENRICH_S: Final = 2.0
 
 _log = get_logger()
 

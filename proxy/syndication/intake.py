@@ -6,16 +6,16 @@ import hashlib
 import json
 import re
 import secrets
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from proxy.clock import Clock
-from proxy.errors import Faulty, NewerFormat, Rejected, StoreError, StoreRefused, StoreUnavailable
+from proxy.errors import Faulty, NewerFormat, Rejected, StoreRefused, StoreUnavailable
 from proxy.syndication.accounts import AccountBook
 from proxy.syndication.attempt import Published
 from proxy.syndication.desk import Desk, Enqueued, JobView, Submission, Verdict
-from proxy.syndication.durability import Durability
+from proxy.syndication.documents import Documents
 from proxy.syndication.job import Job, Status
 from proxy.syndication.overview import DeadFilter
 from proxy.syndication.post import MAX_POST_BYTES, Post, Skip, host_allowed, parse_post, skip_reason
@@ -29,9 +29,8 @@ from proxy.syndication.refusals import (
     too_large,
     too_many_waiting,
 )
-from proxy.syndication.report import error_lines
-from proxy.syndication.shown import Shower, is_over, is_stuck, remembered_records
-from proxy.syntax import at_uri_authority, is_did
+from proxy.syndication.shown import is_over, is_stuck, is_untold, remembered_records
+from proxy.syntax import at_uri_authority
 from proxy.tenants import Account, Site
 
 MAX_BATCH: Final = 100
@@ -51,8 +50,6 @@ class PublishNow(Protocol):
         """
 
 
-# The DID of an account as far as it is known without asking the network, else "".
-KnownDid = Callable[[Account], Awaitable[str]]
 # A person wants an account tried again whose login was refused. Raises StoreError.
 Forgive = Callable[[Account], Awaitable[None]]
 
@@ -71,7 +68,6 @@ class IntakePolicy:
     """How posts are taken in."""
 
     max_post_age_s: float
-    base: str = ""  # put before paths: "" or an origin
 
 
 class Intake:
@@ -84,8 +80,7 @@ class Intake:
         clock: Clock,
         policy: IntakePolicy,
         *,
-        durability: Durability,
-        known_did: KnownDid,
+        documents: Documents,
         forgive: Forgive,
         publish_now: PublishNow | None = None,
     ) -> None:
@@ -93,11 +88,9 @@ class Intake:
         self._book = book
         self._clock = clock
         self._policy = policy
-        self._durability = durability
-        self._known_did = known_did
+        self._documents = documents
         self._forgive = forgive
         self._publish_now = publish_now
-        self._shower = Shower(base=policy.base)
 
     async def submit(self, site: Site, document: Any, idempotency_key: str | None) -> Answer:
         """Take one post in."""
@@ -159,20 +152,21 @@ class Intake:
             page = await self._desk.jobs(site.name, status=status, group=group, cursor=cursor, limit=limit)
             errors = None
             if cursor is None:
-                errors = error_lines(await self._desk.errors(DeadFilter(site=site.name, group=group or "")))
-        # Asked once for the page, not for each job.
-        dids = await self._dids({name: None for view in page.jobs for name in view.job.accounts})
-        durability = await self._durability.now()
-        shown = [self._shower.job(view, dids=dids, durability=durability) for view in page.jobs]
-        return Answer(status=200, body={"jobs": shown, "errors": errors, "cursor": page.cursor or None})
+                errors = await self._desk.errors(DeadFilter(site=site.name, group=group or ""))
+        return Answer(status=200, body=await self._documents.page(page, errors))
 
     async def retry(self, site: Site, job: str) -> Answer:
-        """Try again what has failed or waits for credentials. Raises Rejected (409) when nothing does."""
+        """Try again what has failed or waits for credentials, the callback too.
+
+        Raises Rejected (409) when nothing does.
+        """
         view = await self._view(site, job)
         stuck = [delivery.account for delivery in view.deliveries if is_stuck(view, delivery)]
-        if not stuck:
+        if not stuck and not is_untold(view):
             raise Rejected(
-                409, "nothing_to_retry", "no account of this job has failed or waits for credentials"
+                409,
+                "nothing_to_retry",
+                "no account of this job has failed or waits for credentials, nor has its callback failed",
             )
         async with store_errors():
             # First, or else a worker could find the refusal that is to be forgotten.
@@ -207,12 +201,7 @@ class Intake:
         return view
 
     async def _answer(self, status: int, view: JobView, warnings: tuple[str, ...] = ()) -> Answer:
-        body = self._shower.job(
-            view,
-            dids=await self._dids(view.job.accounts),
-            durability=await self._durability.now(),
-            warnings=warnings,
-        )
+        body = await self._documents.job(view, warnings)
         return Answer(status=status, body=body, location=body["links"]["self"])
 
     def _checked(self, site: Site, document: Any) -> tuple[Post, tuple[str, ...]]:
@@ -233,13 +222,13 @@ class Intake:
 
     async def _enqueue(self, site: Site, post: Post, warnings: tuple[str, ...], key: str | None) -> Answer:
         accounts = _accounts(site, post)
-        dids = await self._dids(accounts)
+        dids = await self._documents.dids(accounts)
         skip = skip_reason(post, self._clock.wall(), self._policy.max_post_age_s)
         submission = _submission(site, post, dids, key, skip)
         enqueued = await self._desk.enqueue(submission)
         match enqueued.verdict:
             case Verdict.SKIPPED:
-                return Answer(status=200, body=self._shower.skipped(skip or Skip.NOT_PUBLISHED, warnings))
+                return Answer(status=200, body=self._documents.skipped(skip or Skip.NOT_PUBLISHED, warnings))
             case Verdict.ID_REUSED:
                 raise id_reused()
             case Verdict.KEY_REUSED:
@@ -261,7 +250,7 @@ class Intake:
         records = remembered_records(
             enqueued, site=submission.site, post=submission.post, dids=submission.accounts
         )
-        return Answer(status=202, body=self._shower.remembered(status, records, warnings))
+        return Answer(status=202, body=self._documents.remembered(status, records, warnings))
 
     async def _readable(self, job: str) -> JobView | None:
         try:
@@ -299,26 +288,7 @@ class Intake:
             name: (at_uri_authority(published[name].uri), published[name].uri, published[name].cid)
             for name in accounts
         }
-        return Answer(status=200, body=self._shower.remembered(Status.COMPLETED, records, warnings))
-
-    async def _dids(self, names: Iterable[str]) -> dict[str, str]:
-        """The DID of each account, "" where it is not known (yet, or to this host)."""
-        dids = {}
-        for name in names:
-            account = self._book.current.accounts.get(name)
-            if account is None:
-                dids[name] = ""
-            elif is_did(account.identifier):
-                dids[name] = account.identifier
-            else:
-                dids[name] = await self._looked_up(account)
-        return dids
-
-    async def _looked_up(self, account: Account) -> str:
-        try:
-            return await self._known_did(account)
-        except StoreError:
-            return ""
+        return Answer(status=200, body=self._documents.remembered(Status.COMPLETED, records, warnings))
 
 
 def _accounts(site: Site, post: Post) -> tuple[str, ...]:
@@ -357,6 +327,8 @@ def _submission(
         wanted=post.wanted,
         skip=skip or "",
         unpublish=site.unpublish,
+        enrich=post.wanted,
+        callback_url=post.callback_url or "",
         posts_per_hour=site.posts_per_hour,
         max_waiting=site.max_waiting,
     )

@@ -29,16 +29,40 @@ class FrozenRecord:
     cid: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Embed:
+    """What is shown below a text: `value` as it stands in the record. See Intent for the others."""
+
+    value: Mapping[str, Any]
+    degraded: tuple[str, ...] = ()
+    uploaded_at: float = 0.0
+
+
 @dataclass(frozen=True, slots=True)
 class Intent:
     """The records of a post in the order of its thread, without what follows from their place in it.
 
-    `url` is the post's when they were made, `degraded` says what had to be left out or cut.
+    `url` is the post's when they were made, `degraded` says what had to be left out or cut. `uploaded_at`
+    (seconds since 1970) is since when its pictures have been with the PDS, 0 if it has none.
     """
 
     records: tuple[Mapping[str, Any], ...]
     url: str
     degraded: tuple[str, ...] = ()
+    uploaded_at: float = 0.0
+
+    @property
+    def has_pictures(self) -> bool:
+        """Whether its first record names blobs."""
+        return self.uploaded_at > 0
+
+    def showing(self, embed: Embed) -> Intent:
+        """The same with another embed."""
+        root = {name: value for name, value in self.records[0].items() if name != "embed"}
+        if embed.value:
+            root["embed"] = embed.value
+        degraded = tuple(dict.fromkeys((*self.degraded, *embed.degraded)))
+        return Intent((root, *self.records[1:]), self.url, degraded, embed.uploaded_at)
 
     def at(self, did: str, rkey: str) -> tuple[FrozenRecord, ...]:
         """The records as they are sent when the first has the key `rkey`: each replies to the one before.
@@ -58,7 +82,12 @@ class Intent:
     def stored(self) -> bytes:
         """The intent as a delivery keeps it; its form is part of the delivery's format (job.FORMAT)."""
         return canonical_json(
-            {"records": list(self.records), "url": self.url, "degraded": list(self.degraded)}
+            {
+                "records": list(self.records),
+                "url": self.url,
+                "degraded": list(self.degraded),
+                "uploaded_at": self.uploaded_at,
+            }
         )
 
 
@@ -67,7 +96,8 @@ def restore_intent(stored: bytes) -> Intent:
     try:
         document = json.loads(stored)
         records = tuple(dict(record) for record in document["records"])
-        return Intent(records, str(document["url"]), tuple(map(str, document["degraded"])))
+        degraded = tuple(map(str, document["degraded"]))
+        return Intent(records, str(document["url"]), degraded, float(document.get("uploaded_at", 0)))
     except (ValueError, KeyError, TypeError):
         raise Faulty("damaged_intent", "what is stored of a post is damaged", ()) from None
 

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final
 
+from proxy.syndication.chain import Callback, callback_from_words
 from proxy.syndication.rkey import record_uri
 
 # Of jobs and deliveries as they are stored; this version reads one number less as well.
-FORMAT: Final = 1
+FORMAT: Final = 2
 READABLE_FORMATS: Final = frozenset((FORMAT - 1, FORMAT))
 # A delivery that so many workers in a row have died over is dead: it may be what killed them.
 POISON_DELIVERIES: Final = 5
@@ -166,6 +167,10 @@ class Job:
     finished_at_ms: int = 0  # 0 while a delivery is live
     first_published_at_ms: int = 0  # the first ever seen of this post: it decides the record key
     generation: int = 0
+    enrich: str = ""  # wanted, running or done; empty: nothing is to be found out for it
+    enrichment: str = ""  # what was, as enriching.py stores it
+    unenriched: str = ""  # why nothing was
+    callback: Callback | None = None  # None: nobody wants to be told of its end
 
 
 def shown_status(state: DeliveryState, failures: int) -> Status:
@@ -235,6 +240,7 @@ def job_from_fields(fields: Mapping[bytes, bytes]) -> Job | None:
             accounts=tuple(name for name in fields[b"accounts"].decode().split(",") if name),
             revision=int(revision) if revision else None,
             priority=(fields.get(b"priority") or b"normal").decode(),
+            callback=_callback(fields),
             **_numbers(fields, _JOB_NUMBERS),
             **_texts(fields, _JOB_TEXTS),
         )
@@ -254,7 +260,7 @@ _DELIVERY_TEXTS: Final = _keyed("token", "worker", "waiting_for", "did", "rkey",
 _JOB_NUMBERS: Final = _keyed(
     "edition", "created_at_ms", "finished_at_ms", "first_published_at_ms", "generation"
 )
-_JOB_TEXTS: Final = _keyed("payload", "group")
+_JOB_TEXTS: Final = _keyed("payload", "group", "enrich", "enrichment", "unenriched")
 
 
 def _numbers(fields: Mapping[bytes, bytes], names: Iterable[tuple[str, bytes]]) -> dict[str, Any]:
@@ -270,6 +276,12 @@ def _uri(fields: Mapping[bytes, bytes]) -> str:
     uri, did, rkey = (fields.get(name, b"").decode() for name in (b"uri", b"did", b"rkey"))
     there = fields[b"state"] == b"done" or fields.get(b"action") == b"delete"
     return record_uri(did, rkey) if there and not uri and did and rkey else uri
+
+
+def _callback(fields: Mapping[bytes, bytes]) -> Callback | None:
+    words = fields.get(b"callback", b"").decode()
+    # Of a job that is over the URL is not kept.
+    return callback_from_words(words) if words or fields.get(b"callback_url") else None
 
 
 def _list(fields: Mapping[bytes, bytes], name: bytes) -> list[Any]:

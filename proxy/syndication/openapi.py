@@ -195,7 +195,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         id="retry_job",
         method="POST",
         path="/syndicate/{job}/retry",
-        summary="Try again what has failed, and what waits for credentials",
+        summary="Try again what has failed, a callback too, and what waits for credentials",
         replies={202: Reply(text="The job, waiting again", models=(JobShown,), located=True)},
         problems=("not_found", "nothing_to_retry"),
         parameters=(_JOB,),

@@ -159,7 +159,9 @@ class Post(_Sent):
         None, description="The text to publish as it is, in place of the site's template"
     )
     excerpt: Annotated[Text | None, BlankableText] = None
-    images: tuple[Image, ...] = Field((), max_length=20)
+    images: tuple[Image, ...] = Field(
+        (), max_length=20, description="Shown instead of a card of the page; the first four of them"
+    )
     langs: tuple[Language, ...] = Field((), max_length=3, description="Languages of the text (BCP 47)")
     tags: tuple[Tag, ...] = Field((), max_length=64)
     labels: tuple[Label, ...] = Field((), max_length=10, description="Self-labels, such as `nudity`")

@@ -10,6 +10,11 @@ So nothing relies on it alone: whatever may be there already is looked at before
 intent is stored, an earlier attempt may have been sent: the record at its key is looked at. Before that the
 account's last 100 records are listed, as neither a date, which may have been edited, nor a queue, which may
 have been lost or away, says that a post is new. That costs each post a read, without a token, of some 100 KB.
+
+Pictures are uploaded first, as the record names them by their CIDs; an upload that no record follows is
+forgotten by the PDS. If it has forgotten one of a frozen record, which it says when it refuses that record,
+the record goes out without: nothing of the post was there when that was looked at, and whatever may still
+arrive of an earlier attempt has the same key.
 """
 
 from __future__ import annotations
@@ -36,7 +41,10 @@ from proxy.errors import (
 from proxy.syndication.accounts import Accounts
 from proxy.syndication.attempt import Credentials, Lease, Outcome, Permanent, Published, Transient, Wait
 from proxy.syndication.deletion import delete_post
-from proxy.syndication.intent import FrozenRecord, Intent, restore_intent
+from proxy.syndication.embedding import BLOB_LIFETIME_S, Embedder, bare_embed
+from proxy.syndication.enriching import Enricher
+from proxy.syndication.enrichment import Enrichment, enrichment_of
+from proxy.syndication.intent import Embed, FrozenRecord, Intent, restore_intent
 from proxy.syndication.job import Action, Delivery, Job
 from proxy.syndication.mentions import resolve_mentions
 from proxy.syndication.post import Post
@@ -50,6 +58,8 @@ from proxy.telemetry import get_logger
 # a key of its own: there may be several posts on one page, one after the other.
 ADOPTED_FROM_AGE_S: Final = 600.0
 
+# For how long pictures may be fetched that are not at hand: another process looked at them.
+PICTURES_S: Final = 6.0
 # Keys of other posts that one attempt steps over: they collide once in 10⁹.
 _MAX_STEPS: Final = 5
 # Sessions that one attempt goes through: an expired one, one of an account that moved.
@@ -76,6 +86,8 @@ class _Attempt:
     # Whether there may be a record already, and it is to be looked at before anything is sent.
     looks: bool = False
     intended: bool = False
+    # For how long what the post is published with may be looked for.
+    enrich_s: float = PICTURES_S
 
     @property
     def identity(self) -> PostIdentity:
@@ -98,9 +110,12 @@ class Publisher:
         sessions: Sessions,
         pds: Pds,
         identities: Identities,
+        enricher: Enricher,
         accounts: Callable[[], Accounts],
         clock: Clock,
     ) -> None:
+        self._enricher = enricher
+        self._embedder = Embedder(enricher, clock)
         self._sessions = sessions
         self._pds = pds
         self._identities = identities
@@ -112,12 +127,17 @@ class Publisher:
         """The host of the account's PDS as this process last knew it; "" if it never did."""
         return self._homes.get(account, "")
 
-    async def __call__(self, delivery: Delivery, post: Post, lease: Lease) -> Outcome:
-        """One attempt; see `attempt.Publish`. Must not be canceled while a request is under way."""
+    async def __call__(
+        self, delivery: Delivery, post: Post, lease: Lease, *, enrich_s: float = PICTURES_S
+    ) -> Outcome:
+        """One attempt; see `attempt.Publish`. Must not be canceled while a request is under way.
+
+        `enrich_s`: for how long pictures may be fetched, and of a post that was never queued its page.
+        """
         login = login_of(self._accounts(), delivery.account)
         if login is None:
             return Credentials(reason="this process has no password for the account")
-        attempt = _Attempt(delivery, post, lease)
+        attempt = _Attempt(delivery, post, lease, enrich_s=enrich_s)
 
         async def carry_out(session: Session) -> Outcome:
             self._homes[delivery.account] = host_of(session.pds)
@@ -175,6 +195,7 @@ class Publisher:
             if there is None:
                 if attempt.delivery.after:
                     return Permanent(reason="it was withdrawn, and nothing of it is there")
+                await self._renew_pictures(attempt, records)
                 await self._intend(attempt)
                 try:
                     if (published := await self._send(attempt, records)) is not None:
@@ -182,6 +203,9 @@ class Publisher:
                     there = await records.get(attempt.rkey)
                 except PdsUnreachable as error:
                     there = await self._landed(attempt, records, error)
+                except PdsRejected as error:
+                    _strip(attempt, error)
+                    continue
             if there is None:
                 raise PdsUnreachable(f"the record {attempt.uri} was there and is gone")
             if (outcome := _judged(attempt, there)) is not None:
@@ -197,7 +221,7 @@ class Publisher:
         attempt.step(max(delivery.generation, attempt.lease.job.generation))
         if not delivery.intent:
             if (found := await self._adopted(attempt, records)) is None:
-                await self._freeze(attempt)
+                await self._freeze(attempt, records)
             return found
         if delivery.did not in ("", did):
             return Permanent(reason=f"it may have been sent to {delivery.did}, and the account is {did} now")
@@ -222,16 +246,48 @@ class Publisher:
         _log.info("post_adopted", job=attempt.delivery.job, uri=record.uri)
         return Published(uri=record.uri, cid=record.cid, found=True)
 
-    async def _freeze(self, attempt: _Attempt) -> None:
+    async def _freeze(self, attempt: _Attempt, records: Records) -> None:
         """The records as they will be sent."""
+        # First, as it may take a while: the instant of the post is that of its sending.
+        embed = await self._embed(attempt, records)
         post, site = attempt.post, self._accounts().sites.get(attempt.delivery.site)
         texts = texts_of(post, site.template if site else PLAIN_TEMPLATE)
         handles = [handle for rich in texts for handle in rich.handles]
         deadline = deadline_of(attempt.lease, self._clock)
         dids = await resolve_mentions(handles, self._identities, self._clock, deadline=deadline)
         langs = site.langs if site else ()
-        attempt.intent = freeze(post, texts, dids=dids, langs=langs, created_at=self._clock.wall())
+        frozen = freeze(post, texts, dids=dids, langs=langs, created_at=self._clock.wall())
+        attempt.intent = frozen.showing(embed)
         attempt.looks = attempt.looks or len(texts) > 1
+
+    async def _embed(self, attempt: _Attempt, records: Records) -> Embed:
+        post, site = attempt.post, self._accounts().sites.get(attempt.delivery.site)
+        if site is None:
+            return bare_embed(post)
+        deadline_at = self._clock.steady() + attempt.enrich_s
+        enrichment = _enrichment_of(attempt.lease.job, post)
+        if enrichment is None:
+            enrichment = await self._enricher.enrich(post, site, deadline_at)
+        return await self._embedder.embed(
+            post,
+            site,
+            enrichment,
+            records,
+            deadline_at=deadline_at,
+            patient=attempt.delivery.failures == 0,
+        )
+
+    async def _renew_pictures(self, attempt: _Attempt, records: Records) -> None:
+        """Upload the pictures of what was frozen again before the PDS forgets them.
+
+        The same bytes give the same record. If they are not to be had any more, it is sent as it is.
+        """
+        intent, _ = _settled(attempt)
+        if not intent.has_pictures or 0 <= self._clock.wall() - intent.uploaded_at < BLOB_LIFETIME_S:
+            return
+        embed = await self._embed(attempt, records)
+        if embed.uploaded_at and set(embed.degraded) <= set(intent.degraded):
+            attempt.intent = intent.showing(embed)
 
     async def _intend(self, attempt: _Attempt) -> None:
         if attempt.intended:
@@ -295,6 +351,14 @@ def login_of(accounts: Accounts, name: str) -> Login | None:
     )
 
 
+def _enrichment_of(job: Job, post: Post) -> Enrichment | None:
+    """What an earlier step of the chain has found out; None if there was none."""
+    if not job.enrich:
+        return None
+    found = Enrichment.from_json(job.enrichment) if job.enrichment else None
+    return found or enrichment_of(post, degraded=(f"the page: {job.unenriched or 'nothing is known of it'}",))
+
+
 def _settled(attempt: _Attempt) -> tuple[Intent, tuple[FrozenRecord, ...]]:
     """What is to be sent, and its records at the key that the attempt has come to."""
     if attempt.intent is None:
@@ -314,6 +378,19 @@ def _judged(attempt: _Attempt, there: Record) -> Outcome | None:
         _log.warning("record_key_taken", job=attempt.delivery.job, uri=there.uri)
         return None
     return Permanent(reason=f"conflict: {attempt.uri} is there, and is not this post")
+
+
+def _strip(attempt: _Attempt, refused: PdsRejected) -> None:
+    """Go on without pictures if what was refused had some. Raises `refused` if it had none.
+
+    A refusal says that nothing was written, so that what was frozen may change.
+    """
+    intent, _ = _settled(attempt)
+    if not intent.has_pictures:
+        raise refused
+    _log.warning("pictures_refused", job=attempt.delivery.job, reason=str(refused))
+    embed = bare_embed(attempt.post, intent.records[0].get("embed"), f"the pictures were refused: {refused}")
+    attempt.intent, attempt.intended = intent.showing(embed), False
 
 
 def _outcome_of(error: PdsError) -> Outcome:

@@ -6,6 +6,7 @@ may be sent twice. Keys and scripts are described in store/lua/queue.lua.
 
 from __future__ import annotations
 
+import enum
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from proxy.clock import Clock
 from proxy.errors import LeaseLost, StoreRefused, Superseded
 from proxy.store.queue_store import QueueStore
 from proxy.store.scripts import steps
+from proxy.syndication.chain import CallbackOutcome
 from proxy.syndication.desk import Enqueued, JobPage, JobView, Submission
 from proxy.syndication.job import FORMAT, Status, retry_delay_s
 from proxy.syndication.news import News
@@ -48,6 +50,8 @@ _LEASING: Final = (
     "queue_retry",
     "queue_fail",
     "queue_release",
+    "queue_enrich",
+    "queue_notify",
     "queue_take",
     "queue_introduce",
 )
@@ -66,13 +70,26 @@ _STEPS: Final = steps(
             ],
         ),
         (
-            ["queue_deliver"],
+            ["queue_errand", "queue_deliver"],
             ["queue_intend", "queue_read", "queue_list", "queue_promote", "queue_reap", "queue_sweep"],
         ),
-        (["queue_deliver", "queue_lease"], [*_LEASING, "queue_reconcile", "queue_accounts"]),
-        (["queue_deliver", "queue_change"], ["queue_enqueue", "queue_cancel", "queue_requeue", "queue_dead"]),
+        (
+            ["queue_errand", "queue_deliver", "queue_lease"],
+            [*_LEASING, "queue_reconcile", "queue_accounts"],
+        ),
+        (
+            ["queue_errand", "queue_deliver", "queue_change"],
+            ["queue_enqueue", "queue_cancel", "queue_requeue", "queue_dead"],
+        ),
     ],
 )
+
+
+class Stream(enum.StrEnum):
+    """What work there is comes in two streams, so that neither kind holds up the other."""
+
+    DELIVERIES = "bells"
+    ERRANDS = "errands"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,6 +143,7 @@ class JobQueue:
             *("dids", "".join(f"{did}," for did in submission.accounts.values())),
             *("posts_per_hour", submission.posts_per_hour, "max_waiting", submission.max_waiting),
             *("max_age_ms", self.max_post_age_ms),
+            *("enrich", "wanted" if submission.enrich else "", "callback_url", submission.callback_url),
         ]
         return enqueued_from(await self.run("queue_enqueue", args))
 
@@ -175,7 +193,8 @@ class JobQueue:
     async def requeue(self, job: str, accounts: Sequence[str] = ()) -> JobView | None:
         """Try again, as from the start, what has failed of the job (for `accounts`, or all of it).
 
-        Its accounts whose credentials were refused are given another chance with them.
+        So is its callback, wherever that is to go. Its accounts whose credentials were refused are given
+        another chance with them.
         """
         return view_from(await self.run("queue_requeue", [job, self.max_post_age_ms, *accounts]))
 
@@ -210,24 +229,29 @@ class JobQueue:
         """`worker` is alive; whether it was held alive until now. If not, its leases may be lost."""
         return bool(await self.run("queue_heartbeat", [worker, self.lease_ms]))
 
-    async def take(self, worker: str, count: int, *, own: bool = False) -> list[Leased] | None:
-        """Up to `count` deliveries for `worker` without waiting; None if it must introduce itself.
+    async def take(
+        self, worker: str, count: int, *, stream: Stream = Stream.DELIVERIES, own: bool = False
+    ) -> list[Leased] | None:
+        """Up to `count` leases for `worker` without waiting; None if it must introduce itself.
 
         `own`: those that it holds already, or whose bell was delivered to it.
         """
-        return await self._take(worker, count, ["pending"] if own else [])
+        return await self._take(worker, count, stream, ["pending"] if own else [])
 
-    async def wait_and_take(self, worker: str, count: int) -> list[Leased] | None:
+    async def wait_and_take(
+        self, worker: str, count: int, stream: Stream = Stream.DELIVERIES
+    ) -> list[Leased] | None:
         """As `take`, but waits up to five seconds for something to do."""
         try:
-            bells = await self._store.wait_for_entries(f"{self._prefix}bells", "workers", worker, count)
+            bells = await self._store.wait_for_entries(f"{self._prefix}{stream}", "workers", worker, count)
         except StoreRefused as error:
             if "NOGROUP" not in str(error):
                 raise
             return None
         if not bells:
             return []
-        return await self._take(worker, count, [part for entry, f in bells for part in (entry, f[b"a"])])
+        found = [part for entry, f in bells for part in (entry, f[b"a"])]
+        return await self._take(worker, count, stream, found)
 
     async def intend(
         self,
@@ -292,6 +316,32 @@ class JobQueue:
         args = [_ms(wait_s), reason[:MAX_REASON_CHARS], refused_fingerprint]
         return await self._settle("queue_release", leased, following, args)
 
+    async def enriched(self, leased: Leased, enrichment: str, *, following: str = "") -> Settled:
+        """The errand has found `enrichment`: the job's deliveries go on with it."""
+        return await self._settle("queue_enrich", leased, following, [enrichment, "", -1])
+
+    async def not_enriched(
+        self, leased: Leased, reason: str, *, again_in_s: float | None = None, following: str = ""
+    ) -> Settled:
+        """The errand has found nothing; None as `again_in_s`: the deliveries go on without."""
+        delay_ms = -1 if again_in_s is None else _ms(again_in_s)
+        return await self._settle(
+            "queue_enrich", leased, following, ["", reason[:MAX_REASON_CHARS], delay_ms]
+        )
+
+    async def notified(
+        self,
+        leased: Leased,
+        outcome: CallbackOutcome,
+        reason: str = "",
+        *,
+        again_in_s: float = 0.0,
+        following: str = "",
+    ) -> Settled:
+        """How an attempt to tell of the job's end went; `again_in_s` is for one that is to be repeated."""
+        args = [outcome, reason, _ms(again_in_s)]
+        return await self._settle("queue_notify", leased, following, args)
+
     async def leave(self, worker: str) -> list[str]:
         """`worker` goes; what it still held is given back. Returns the ids of that."""
         return await self._reap(worker)
@@ -340,10 +390,10 @@ class JobQueue:
         """What the step of the queue's script answers."""
         return await self._store.run(_STEPS[step], self._prefix, [*args, step])
 
-    async def _take(self, worker: str, count: int, how: list[Any]) -> list[Leased] | None:
+    async def _take(self, worker: str, count: int, stream: Stream, how: list[Any]) -> list[Leased] | None:
         request = secrets.token_urlsafe(6)
         kind, *found = await self.run(
-            "queue_take", [worker, request, self._readable, self.lease_ms, count, *how]
+            "queue_take", [worker, request, self._readable, self.lease_ms, count, stream, *how]
         )
         return None if kind == b"stranger" else [leased_from(item, request) for item in found]
 

@@ -8,22 +8,25 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from proxy.errors import NewerFormat
+from proxy.syndication.chain import Errand, errand_from_fields, is_errand
 from proxy.syndication.desk import Enqueued, JobPage, JobView, Verdict
 from proxy.syndication.job import FORMAT, Delivery, Job, delivery_from_fields, job_from_fields
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Leased:
-    """A delivery that this worker may work on, until it settles it or falls silent.
+    """A delivery or an errand that this worker may work on, until it settles it or falls silent.
 
-    `delivery` or `job` is None when it is damaged: such a one can only fail. `fresh`: the lease began with
-    this answer; else it is one that the worker got before.
+    Of a delivery `delivery` or `job` is None when it is damaged: such a one can only fail; so is `errand` of
+    an errand, whose `job` may be over and gone. `fresh`: the lease began with this answer; else it is one
+    that the worker got before.
     """
 
     id: str
     token: str
     delivery: Delivery | None
     job: Job | None
+    errand: Errand | None = None
     fresh: bool = True
 
 
@@ -48,20 +51,22 @@ _SEPARATORS: Final = (",", ":")
 
 def leased_from(answer: Sequence[Any], request: str = "") -> Leased:
     """One lease: delivery id, fields of the delivery, fields of the job. Leases of `request` are fresh."""
-    name, delivery, job = answer
-    fields = _fields(delivery)
+    name, stored, job = answer
+    fields = _fields(stored)
     token = fields.get(b"token", b"").decode()
+    errand = is_errand(name.decode())
     return Leased(
         id=name.decode(),
         token=token,
         fresh=token.startswith(request),
-        delivery=delivery_from_fields(fields),
+        delivery=None if errand else delivery_from_fields(fields),
         job=job_from_fields(_fields(job)),
+        errand=errand_from_fields(name.decode(), fields) if errand else None,
     )
 
 
 def settled_from(answer: Sequence[Any]) -> Settled:
-    """What queue_finish, queue_retry, queue_fail and queue_release answer."""
+    """What the steps answer that settle a lease."""
     how, following = answer
     return Settled(ours=how != b"lost", following=leased_from(following) if following else None)
 

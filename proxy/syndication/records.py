@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 from proxy.bluesky.pds import Pds, Record, Stored
 from proxy.bluesky.session import Session
@@ -82,6 +82,18 @@ class Records:
             did=self.did,
             collection=POST_COLLECTION,
             records=[(record.rkey, record.json_bytes) for record in records],
+            deadline=self._deadline(),
+        )
+
+    async def upload(self, content: bytes, mime_type: str) -> Mapping[str, Any]:
+        """Upload what records will name; the reference by which they do."""
+        self._check("a picture was sent")
+        return await self._pds.upload_blob(
+            self._session.pds,
+            access=self._session.access,
+            did=self.did,
+            content=content,
+            mime_type=mime_type,
             deadline=self._deadline(),
         )
 

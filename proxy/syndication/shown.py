@@ -9,8 +9,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from proxy.syndication.chain import CallbackStatus, notification_id
 from proxy.syndication.desk import Enqueued, JobView
-from proxy.syndication.job import LIVE, Action, Delivery, DeliveryState, Status, job_status
+from proxy.syndication.job import LIVE, Action, Delivery, DeliveryState, Job, Status, job_status
 from proxy.syndication.post import Skip, instant_text
 from proxy.syndication.problems import Problem
 from proxy.syndication.rkey import record_key, record_uri
@@ -33,11 +34,25 @@ class AccountShown(_Shown):
     attempts: int = Field(ge=0)
     next_attempt_at: str | None = Field(json_schema_extra={"format": "date-time"})
     waiting_for: str | None = Field(
-        description="retry, schedule, quota; or what the whole account waits for: breaker, credentials, "
-        "paused, rate_limited (a limit of its server, a Retry-After, the pause between logins)"
+        description="retry, schedule, quota; enrich: its page and pictures are looked at; or what the whole "
+        "account waits for: breaker, credentials, paused, rate_limited (a limit of its server, a "
+        "Retry-After, the pause between logins)"
     )
     error: str | None = Field(description="Why the last attempt failed")
     degraded: list[str] = Field(description="What the post had to go without")
+
+
+class CallbackShown(_Shown):
+    """How far the callback is. It is sent each time that the job ends."""
+
+    status: CallbackStatus = Field(
+        description="waiting for the job's end; disabled: the address answered 410, see `retry`"
+    )
+    id: str | None = Field(description="`webhook-id` of the last end, the same in each attempt to tell of it")
+    attempts: int = Field(ge=0)
+    next_attempt_at: str | None = Field(json_schema_extra={"format": "date-time"})
+    delivered_at: str | None = Field(json_schema_extra={"format": "date-time"})
+    error: str | None = Field(description="Why the last attempt failed; says nothing of the job")
 
 
 class Links(_Shown):
@@ -61,6 +76,7 @@ class JobShown(_Shown):
     )
     warnings: list[str]
     accounts: list[AccountShown]
+    callback: CallbackShown | None = Field(description="null without a `callback_url`")
     links: Links
 
 
@@ -147,6 +163,7 @@ class Shower:
             durability=durability,
             warnings=list(warnings),
             accounts=accounts,
+            callback=_callback(job),
             links=Links(self=path, retry=f"{path}/retry"),
         ).model_dump(mode="json")
 
@@ -202,6 +219,12 @@ def is_stuck(view: JobView, delivery: Delivery) -> bool:
     return delivery.shown is Status.FAILED or (delivery.state in LIVE and reason == "credentials")
 
 
+def is_untold(view: JobView) -> bool:
+    """Whether a person must act before the job's callback is tried again."""
+    callback = view.job.callback
+    return callback is not None and callback.status in (CallbackStatus.FAILED, CallbackStatus.DISABLED)
+
+
 def _account(view: JobView, name: str, delivery: Delivery | None, known_did: str) -> AccountShown:
     job = view.job
     if delivery is None:  # written by another version: all that can be said is that it is there
@@ -230,9 +253,31 @@ def _waiting(view: JobView, delivery: Delivery) -> tuple[str, int]:
     """What a delivery waits for, and until when in ms since 1970 (0: not known)."""
     if delivery.state is DeliveryState.DELAYED:
         return delivery.waiting_for, delivery.due_at_ms
-    if delivery.state is DeliveryState.READY:
-        return view.gates.get(delivery.account, ("", 0))
-    return "", 0
+    if delivery.state is not DeliveryState.READY:
+        return "", 0
+    if delivery.account in view.gates:
+        return view.gates[delivery.account]
+    return ("enrich", 0) if _waits_for_enrichment(view.job, delivery) else ("", 0)
+
+
+def _waits_for_enrichment(job: Job, delivery: Delivery) -> bool:
+    return job.enrich == "running" and delivery.action is Action.POST and not delivery.cid
+
+
+def _callback(job: Job) -> CallbackShown | None:
+    callback = job.callback
+    if callback is None:
+        return None
+    delivered = callback.status is CallbackStatus.DELIVERED
+    at = _instant(callback.at_ms) if callback.at_ms else None
+    return CallbackShown(
+        status=callback.status,
+        id=notification_id(job.id, callback.number) if callback.number else None,
+        attempts=callback.attempts,
+        next_attempt_at=None if delivered else at,
+        delivered_at=at if delivered else None,
+        error=callback.error or None,
+    )
 
 
 def _predicted(did: str, site: str, post: str, published_at_ms: int, generation: int) -> str:

@@ -26,6 +26,8 @@ class AccountStanding:
 class QueueStanding:
     """Deliveries by state (`parked`: ready, of a closed account), and what tells whether they flow.
 
+    `errands` are what has to be done before and after them: pages to be read, callbacks to be delivered.
+
     `late_s` is for how long the oldest has waited that could have gone out; `dead_lately` are the dead
     letters of the last hour, `done` the jobs that are over and still kept, `workers` those that are alive.
     """
@@ -34,6 +36,7 @@ class QueueStanding:
     active: int
     delayed: int
     parked: int
+    errands: int
     dead: int
     done: int
     dead_lately: int
@@ -43,8 +46,8 @@ class QueueStanding:
 
     @property
     def live(self) -> int:
-        """Deliveries that are to come to an end yet."""
-        return self.ready + self.active + self.delayed + self.parked
+        """What is to come to an end yet."""
+        return self.ready + self.active + self.delayed + self.parked + self.errands
 
 
 def standing_from(text: bytes) -> QueueStanding:
@@ -62,7 +65,7 @@ def standing_from(text: bytes) -> QueueStanding:
         for each in told["accounts"] or ()
     ]
     return QueueStanding(
-        **{name: told[name] for name in ("ready", "active", "delayed", "parked", "dead", "done")},
+        **{name: told[name] for name in ("ready", "active", "delayed", "parked", "errands", "dead", "done")},
         dead_lately=told["dead_lately"],
         late_s=max(0, told["late_ms"]) / 1000,
         workers=told["workers"],

@@ -17,7 +17,8 @@ import structlog
 import uvloop
 
 from proxy.clock import SystemClock
-from proxy.syndication.worker import Published, Worker, WorkerPolicy
+from proxy.syndication.attempt import Published
+from proxy.syndication.worker import Worker, WorkerPolicy
 from tests.harness.queue import POLICY, queue_on, submission
 
 # As many as a busy installation has; the posts of one account go out one after the other.

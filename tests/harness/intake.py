@@ -19,6 +19,7 @@ from proxy.clock import SystemClock
 from proxy.resilience.limiter import Rate
 from proxy.syndication.accounts import FAILURES, AccountBook, TokenCheck
 from proxy.syndication.desk import Desk
+from proxy.syndication.documents import Documents
 from proxy.syndication.durability import Durability, StoreConfig
 from proxy.syndication.intake import Intake, IntakePolicy, PublishNow
 from proxy.syndication.post import instant_text
@@ -134,9 +135,8 @@ def build_office(
         desk,
         book,
         clock,
-        IntakePolicy(max_post_age_s=7 * 86400, base=public_url or ""),
-        durability=Durability(config or desk.config, clock),
-        known_did=known_did,
+        IntakePolicy(max_post_age_s=7 * 86400),
+        documents=Documents(book, Durability(config or desk.config, clock), known_did, base=public_url or ""),
         forgive=forgive,
         publish_now=publish_now,
     )

@@ -19,7 +19,7 @@ from harness.pds import Directory, PdsServer
 from harness.queue import QueueOfTest
 from harness.waiting import until
 from proxy.clock import SystemClock
-from proxy.composition import Syndication, syndicating
+from proxy.composition.syndicating import Syndication, syndicating
 from proxy.observing import Process
 from proxy.settings import Settings, load_settings
 from proxy.syndication.worker import Worker

@@ -6,11 +6,14 @@ What they answer follows the captures of the reference PDS (its error names and 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
+
+import libipld
 
 from harness.crossing import AFTER, BEFORE, Crossing
 from harness.upstream import Request, Response, Upstream, json_response, xrpc_error
@@ -131,6 +134,7 @@ class Account:
     access: str = ""
     refresh: str = ""
     old_refresh: str = ""
+    blobs: dict[str, bytes] = field(default_factory=dict)
 
 
 class PdsServer(BodyServer):
@@ -288,6 +292,9 @@ class PdsServer(BodyServer):
         record, rkey = given["record"], given["rkey"]
         if fault := _invalid(record):
             return xrpc_error(400, "InvalidRequest", f"Invalid {POST} record: {fault}")
+        for blob in blobs_in(record):
+            if blob["ref"]["$link"] not in account.blobs:
+                return xrpc_error(400, "BlobNotFound", f"Could not find blob: {blob['ref']['$link']}")
         cid = cid_of(record)
         uri = f"at://{account.did}/{given['collection']}/{rkey}"
         there = account.records.get(rkey)
@@ -321,6 +328,16 @@ class PdsServer(BodyServer):
             account.records[create["rkey"]] = (create["value"], cid)
             self.commits.append((account.did, create["rkey"], cid))
         return json_response({"commit": {"cid": "c", "rev": creates[0]["rkey"]}, "results": []})
+
+    def _uploadBlob(self, call: Call) -> Response:  # noqa: N802
+        account = next((a for a in self.accounts.values() if a.access == call.token), None)
+        if account is None:
+            return self._authenticated(call, "")
+        cid = blob_cid(call.body)
+        account.blobs[cid] = call.body
+        mime_type = call.headers["content-type"]
+        blob = {"$type": "blob", "ref": {"$link": cid}, "mimeType": mime_type, "size": len(call.body)}
+        return json_response({"blob": blob})
 
     def _deleteRecord(self, call: Call) -> Response:  # noqa: N802
         given = call.json()
@@ -366,6 +383,23 @@ class PdsServer(BodyServer):
             for value, cid in (account.records[key],)
         ]
         return json_response({"records": listed})
+
+
+def blob_cid(content: bytes) -> str:
+    """CIDv1, raw, SHA-256."""
+    return str(libipld.encode_cid(b"\x01\x55\x12\x20" + hashlib.sha256(content).digest()))
+
+
+def blobs_in(value: Any) -> Iterator[dict[str, Any]]:
+    """The blobs that a record names, in their order."""
+    if isinstance(value, dict):
+        if value.get("$type") == "blob":
+            yield value
+        for item in value.values():
+            yield from blobs_in(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from blobs_in(item)
 
 
 def _invalid(record: dict[str, Any]) -> str:

@@ -6,7 +6,7 @@ import contextlib
 import json
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any
 
 import redis
@@ -16,8 +16,9 @@ from proxy.clock import SystemClock
 from proxy.store.queue_store import QueueStore, connect_queue
 from proxy.store.scripts import Script
 from proxy.syndication.desk import Submission
-from proxy.syndication.job import Status, job_status, shown_status
-from proxy.syndication.queue import JobQueue, QueuePolicy
+from proxy.syndication.job import FORMAT, Status, job_status, shown_status
+from proxy.syndication.queue import JobQueue, QueuePolicy, Stream
+from proxy.syndication.queue_answers import Leased, Settled
 
 DAY_S = 86400
 POLICY = QueuePolicy(
@@ -29,9 +30,15 @@ POLICY = QueuePolicy(
     done_retention_s=7 * DAY_S,
     dead_retention_s=30 * DAY_S,
 )
-_INSTANT_SETS = ("live", "delayed", "dead", "done", "idem", "gates", "orphans")
+_INSTANT_SETS = ("live", "delayed", "dead", "done", "idem", "gates", "orphans", "gone")
+_SETTLING = ("queue_finish", "queue_retry", "queue_fail", "queue_release", "queue_enrich", "queue_notify")
+_KEPT = {"failed": "dead", "disabled": "dead", "pending": "live", "retrying": "live"}
 _LIVE = ("ready", "active", "delayed")
 # As in store/lua/queue_keep.lua.
+_JOB_FIELDS = (
+    *("site", "post", "status", "created_at_ms", "finished_at_ms", "first_published_at_ms", "revision"),
+    *("group", "edition", "generation", "priority", "callback"),
+)
 _DELIVERY_FIELDS = ("account", "state", "did", "rkey", "cid", "last", "attempts", "failures")
 
 
@@ -62,6 +69,8 @@ def submission(post: str = "1", **changes: Any) -> Submission:
         "unpublish": "keep",
         "posts_per_hour": 1000,
         "max_waiting": 1000,
+        "enrich": False,
+        "callback_url": "",
         **changes,
     }
     words = f"{given['payload']}{given['revision']}{given['wanted']}"
@@ -93,14 +102,51 @@ class TwiceStore:
 
 def _how(script: Script, answer: Any) -> Any:
     """The part of an answer that must be the same when the script is sent again."""
-    if script.name in ("queue_finish", "queue_retry", "queue_fail", "queue_release"):
+    if script.name in _SETTLING:
         following = answer[1] and dict(zip(answer[1][1][::2], answer[1][1][1::2], strict=True))
         return answer[0] == b"lost", following and (answer[1][0], following[b"token"])
     if script.name == "queue_enqueue":
-        return [part for number, part in enumerate(answer) if number != 1]
+        return [_read(part) for number, part in enumerate(answer) if number != 1]
     # What housekeeping has done is not there to be done again, and how it stands tells of the time.
     differ = ("queue_promote", "queue_reap", "queue_sweep", "queue_reconcile", "queue_dead")
-    return None if script.name in (*differ, "queue_standing", "queue_accounts") else answer
+    return None if script.name in (*differ, "queue_standing", "queue_accounts") else _read(answer)
+
+
+def _read(answer: Any) -> Any:
+    """JSON has no order."""
+    if isinstance(answer, list):
+        return [_read(part) for part in answer]
+    return json.loads(answer) if isinstance(answer, bytes) and answer[:1] == b"{" else answer
+
+
+class NothingFound:
+    """Errands for a worker that looks at no page: posts go out as if there were nothing to be found."""
+
+    stream = Stream.ERRANDS
+
+    def __init__(self, queue: JobQueue) -> None:
+        self._queue = queue
+
+    def host(self, _leased: Leased) -> str:
+        return ""
+
+    async def is_off(self, _leased: Leased) -> bool:
+        return False
+
+    async def attempt(self, leased: Leased, _ends_at: Callable[[], float]) -> str:
+        assert "::enrich:" in leased.id
+        return "nobody looked"
+
+    async def settle(self, leased: Leased, outcome: str | None, following: str) -> Settled:
+        return await self._queue.not_enriched(leased, outcome or "", again_in_s=None, following=following)
+
+
+async def find_nothing(queue: JobQueue, worker: str) -> None:
+    """Do the errands that are to be done before posts go out."""
+    errands = NothingFound(queue)
+    while leased := await queue.take(worker, 100, stream=Stream.ERRANDS):
+        for one in leased:
+            await errands.settle(one, await errands.attempt(one, lambda: 0.0), "")
 
 
 class QueueOfTest:
@@ -132,17 +178,22 @@ class QueueOfTest:
             pipeline.hgetall(self.key(name))
         live = dict(zip(names, pipeline.execute(), strict=True))
         # What was folded meanwhile is found there.
+        live = {name: fields for name, fields in live.items() if "::" not in name}
         folded = [delivery for _, deliveries in self.folded().values() for delivery in deliveries]
         return {name.removeprefix("d:"): fields for name, fields in live.items() if fields} | {
             f"{delivery['job']}:{delivery['account']}": delivery for delivery in folded
         }
+
+    def errands(self) -> dict[str, dict[str, str]]:
+        """Steps of chains that are no deliveries, by id."""
+        return {name.removeprefix("d:"): self.hash(name) for name in self.keys("d:*::*")}
 
     def folded(self) -> dict[str, tuple[dict[str, str], list[dict[str, str]]]]:
         """Jobs that are over, and their deliveries, as far as they are kept."""
         kept = {job: json.loads(text) for job, text in self.hash("over").items()}
         return {
             job: (
-                _given(("site", "post", "status", "created_at_ms", "finished_at_ms"), fields),
+                _given(_JOB_FIELDS, fields),
                 [{"job": job, **_given(_DELIVERY_FIELDS, values)} for values in deliveries],
             )
             for job, (_, fields, *deliveries) in kept.items()
@@ -190,12 +241,13 @@ class QueueOfTest:
 
     def faults(self) -> list[str]:
         """Each way in which what is stored contradicts itself, found without the queue's own scripts."""
-        deliveries = self.deliveries()
+        deliveries, errands = self.deliveries(), self.errands()
         accounts = {name.removeprefix("account:"): self.hash(name) for name in self.keys("account:*")}
         return [
-            *self._misplaced(deliveries, accounts),
-            *self._bells_amiss(deliveries, accounts),
+            *self._misplaced(deliveries | errands, accounts),
+            *self._bells_amiss(accounts),
             *self._jobs_amiss(deliveries),
+            *self._errands_amiss(errands),
             *(f"{name} goes by itself" for name in self.keys() if self.redis.pttl(self.key(name)) != -1),
         ]
 
@@ -210,6 +262,8 @@ class QueueOfTest:
                 "active": accounts.get(account, {}).get("active") == delivery,
                 "dead": delivery in sets["dead"],
             }
+            if "::" in delivery:
+                del places["dead"]  # that is where failed posts are
             if {place for place, there in places.items() if there} != {state} & set(places):
                 yield f"{delivery} is {state} and in {places}"
             if (delivery in sets["live"]) != (state in _LIVE):
@@ -221,23 +275,60 @@ class QueueOfTest:
         for name, members in (*sets.items(), *backlogs.items()):
             yield from (f"{member} in {name} is unknown" for member in members - set(deliveries))
 
-    def _bells_amiss(self, deliveries, accounts):
-        entries = {entry: fields["a"] for entry, fields in self.redis.xrange(self.key("bells"))}
+    def _bells_amiss(self, accounts):
+        entries = {
+            (stream, entry): fields["a"]
+            for stream in ("bells", "errands")
+            for entry, fields in self.redis.xrange(self.key(stream))
+        }
         for account, fields in accounts.items():
-            bell = fields.get("bell")
-            if bell and entries.pop(bell, None) != account:
+            bell, stream = fields.get("bell"), "errands" if account.startswith(":") else "bells"
+            if bell and entries.pop((stream, bell), None) != account:
                 yield f"the bell of {account} is not in the stream"
             paused = self.hash("control").get("paused")
             closed = paused or fields.get("paused") or fields.get("gate_until_ms")
             resting = account in self.scores("orphans")
             ready = self.redis.exists(self.key(f"backlog:{account}"))
-            if ready and not bell and not closed and not resting:
+            if ready and not bell and not closed and not resting and not self._is_held(account, fields):
                 yield f"{account} has work and no bell"
             if bell and not fields.get("active") and (closed or not ready) and not paused:
                 yield f"{account} rings for nothing"
             if fields.get("active") and not bell:
                 yield f"{account} is active without a bell"
         yield from (f"entry {entry} of {account} is no bell" for entry, account in entries.items())
+
+    def _is_held(self, account, fields):
+        """Whether all that is ready waits for errands, or behind what does."""
+        waiting = set()
+        for delivery in self.redis.zrange(self.key(f"backlog:{account}"), 0, -1):
+            stored = self.hash(f"d:{delivery}")
+            running = self.hash(f"job:{stored['job']}").get("enrich") == "running"
+            if stored["action"] == "post" and not stored.get("cid") and running:
+                waiting.add(stored["site"])
+            if stored["site"] not in waiting:
+                return False
+        return bool(fields.get("held"))
+
+    def _errands_amiss(self, errands):
+        enriching = {fields["job"] for name, fields in errands.items() if "::enrich:" in name}
+        for name in self.keys("job:*"):
+            job = self.hash(name)
+            running, there = job.get("enrich") == "running", job["id"] in enriching
+            if running != there:
+                yield f"{job['id']} is enriched: {running}, and there is an errand: {there}"
+            enriching.discard(job["id"])
+        yield from (f"{job} is enriched and not live" for job in enriching)
+        jobs = [self.hash(name) for name in self.keys("job:*")]
+        words = {job["id"]: job.get("callback", "") for job in jobs}
+        words |= {job: fields.get("callback", "") for job, (fields, _) in self.folded().items()}
+        notifying = {fields["job"]: fields for name, fields in errands.items() if "::notify:" in name}
+        for job, text in words.items():
+            number, state, *_ = (*text.split(), "", "")
+            fields = notifying.pop(job, {})
+            kept = {"dead": "dead", None: ""}.get(fields.get("state"), "live")
+            if kept != _KEPT.get(state, "") or (kept and fields["number"] != number):
+                yield f"the callback of {job} is {text!r}, its errand {fields}"
+        yield from (f"{job} is told of and unknown" for job in notifying)
 
     def _jobs_amiss(self, deliveries):
         waiting: Counter[str] = Counter()
@@ -290,7 +381,7 @@ def sound_queue(url: str) -> Iterator[QueueOfTest]:
 
 @contextlib.asynccontextmanager
 async def queue_on(
-    url: str, namespace: str, policy: QueuePolicy = POLICY, *, twice: bool = False, readable: int = 1
+    url: str, namespace: str, policy: QueuePolicy = POLICY, *, twice: bool = False, readable: int = FORMAT
 ) -> AsyncIterator[JobQueue]:
     """A queue; with `twice`, each script is sent twice, and a differing second answer is an error."""
     clock = SystemClock()

@@ -76,6 +76,7 @@ class Upstream:
         self.hold: asyncio.Event | None = None  # nothing is answered before it is set
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.StreamWriter] = set()
+        self.listens_on = "127.0.0.1"
         self.url = ""
 
     async def __aenter__(self) -> Self:
@@ -88,8 +89,8 @@ class Upstream:
     async def start(self) -> None:
         """Listen, on the same port as before if it was stopped."""
         port = int(self.url.rpartition(":")[2]) if self.url else 0
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", port, backlog=1024)
-        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        self._server = await asyncio.start_server(self._serve, self.listens_on, port, backlog=1024)
+        self.url = f"http://{self.listens_on}:{self._server.sockets[0].getsockname()[1]}"
 
     async def stop(self) -> None:
         """Refuse connections, and end those there are."""

@@ -14,6 +14,7 @@ from pydantic import SecretStr
 from harness.crossing import Crossing, redis_gate
 from harness.pds import Directory, PdsServer, go_on
 from harness.queue import POLICY, QueueOfTest, submission
+from harness.receiver import Receiver
 from harness.waiting import until
 from harness.workers import Nursery, WorkerProcess
 from integration.processes import environment
@@ -22,6 +23,7 @@ from proxy.clock import SystemClock
 from proxy.store.queue_store import connect_queue
 from proxy.syndication.post import Post
 from proxy.syndication.queue import JobQueue
+from proxy.syndication.signing import derived_secret
 
 DEADLINE_S = 60.0
 TOKEN = "the-token-of-the-site-blog"
@@ -51,6 +53,7 @@ def settings_of(
         "CONFIG": config,
         "PLC_URL": plc,
         "UPSTREAM": resolver,
+        "ENRICH_ALLOW": "127.0.0.1/32",
         "PDS_RPS": 10_000,
         "PDS_BURST": 1000,
         "SYNDICATION_RETRY_DELAYS": "0.05,0.05,0.05",
@@ -63,7 +66,10 @@ class Stored(QueueOfTest):
     """The queue, seen from behind, and its sessions."""
 
     def hurry(self) -> None:
-        """What waits for a login or a gate waits no longer, as if minutes had passed."""
+        """What waits for a login, a gate or another callback waits no longer, as if minutes had passed."""
+        for name in self.scores("delayed"):
+            if "::" in name:
+                self.redis.zadd(self.key("delayed"), {name: 0}, xx=True)
         for name in self.keys("sessions:*"):
             for field in ("login_after", "held_until"):
                 if self.redis.hexists(self.key(name), field):
@@ -104,6 +110,7 @@ class Fleet:
         self.queue = JobQueue(store, clock, POLICY, namespace=self.namespace)
         self._exits.push_async_callback(self.queue.aclose)
         self._exits.callback(self.stored.close)
+        self.cms = await self._exits.enter_async_context(Receiver(derived_secret(TOKEN, "blog")))
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -133,7 +140,7 @@ class Fleet:
 
     async def gated_worker(self, crossing: Crossing, *, twice: bool = False) -> WorkerProcess:
         """A worker whose exchanges with store, PDS and directory all come to `crossing`."""
-        self.pds.crossing = self.directory.crossing = crossing
+        self.pds.crossing = self.directory.crossing = self.cms.crossing = crossing
         socket = self._directory / f"{uuid.uuid4().hex[:8]}.s"
         target = Path(self.stored.url.removeprefix("unix://"))
         url = await self._exits.enter_async_context(redis_gate(socket, target, crossing, twice=twice))
@@ -141,7 +148,7 @@ class Fleet:
 
     def let_pass(self) -> None:
         """Whatever comes to PDS and directory from now on is let through."""
-        self.pds.crossing = self.directory.crossing = go_on
+        self.pds.crossing = self.directory.crossing = self.cms.crossing = go_on
 
     async def enqueue(self, post: Post, **changes: Any) -> str:
         """Hand in the post as intake does; the job."""
@@ -163,11 +170,12 @@ class Fleet:
         self.alice.records.clear()
 
     async def over(self) -> None:
-        """Return when all deliveries have ended. What waits for a login, or for its turn, waits no longer."""
+        """Return when all deliveries and errands have ended; what waits for a login or its turn need not."""
 
         def ended() -> bool:
             self.stored.hurry()
-            return not set(self.stored.states()) & {"ready", "active", "delayed"}
+            live = {"ready", "active", "delayed"}
+            return not (set(self.stored.states()) & live or self.stored.errands())
 
         await until(ended, deadline_s=DEADLINE_S, every_s=0.02)
 

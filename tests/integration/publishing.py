@@ -24,6 +24,8 @@ from proxy.resilience.limiter import Bucket, Rate
 from proxy.resilience.pace import LocalPace
 from proxy.store.queue_store import connect_queue
 from proxy.syndication.accounts import Accounts, load_accounts
+from proxy.syndication.enriching import Enricher
+from proxy.syndication.enrichment import Enrichment, enrichment_of
 from proxy.syndication.job import Action, Delivery, DeliveryState, Job
 from proxy.syndication.post import Post, parse_post
 from proxy.syndication.publisher import Publisher, login_of
@@ -153,6 +155,7 @@ class World:
     def host(
         self,
         *,
+        enricher: Enricher | None = None,
         accounts: Accounts | None = None,
         policy: SessionPolicy = NO_PAUSE,
         transport: httpx.AsyncBaseTransport | None = None,
@@ -171,7 +174,9 @@ class World:
         pins = Pins(store, identities, prefix=self.prefix)
         sessions = Sessions(store, pds, identities, pins, clock, prefix=self.prefix, policy=policy)
         host = Host(None, sessions, pins, store, accounts or self.accounts())
-        host.publish = Publisher(sessions, pds, identities, lambda: host.accounts, clock)
+        host.publish = Publisher(
+            sessions, pds, identities, enricher or Unread(), lambda: host.accounts, clock
+        )
         return host
 
     @property
@@ -181,6 +186,16 @@ class World:
     @property
     def refreshes(self) -> int:
         return sum(len(server.calls("refreshSession")) for server in (self.pds, self.other))
+
+
+class Unread(Enricher):
+    """Looks at no page: posts have the card that their CMS sends. What pages give is tried elsewhere."""
+
+    def __init__(self) -> None:
+        pass
+
+    async def enrich(self, post, site, deadline_at) -> Enrichment:
+        return enrichment_of(post)
 
 
 class LocalPaceWithTokens(LocalPace):

@@ -28,7 +28,8 @@ async def assert_sound(chaos: Chaos, cms: Cms, stored: QueueOfTest, records: Rec
 def _assert_published(chaos: Chaos, records: Records) -> None:
     wanted = {f"https://blog.example/{number}" for number in range(chaos.plan.jobs)}
     for person in chaos.people:
-        links = [link for value in records[person.did].values() for link in uris_in(value)]
+        # Text and card lead to the same.
+        links = [link for value in records[person.did].values() for link in set(uris_in(value))]
         assert sorted(links) == sorted(wanted), f"missing or twice on {person.name}"
     commits = {(did, rkey): 1 for did, own in records.items() for rkey in own}
     assert dict(chaos.pds.commits) == commits, "written twice, or not by us"
@@ -42,7 +43,7 @@ def _assert_told(chaos: Chaos, cms: Cms, records: Records) -> None:
         for account, before in zip(shown["accounts"], cms.kept[number]["accounts"], strict=True):
             rkey = account["uri"].rpartition("/")[2]
             value = records[account["did"]][rkey]
-            assert list(uris_in(value)) == [f"https://blog.example/{number}"], account
+            assert set(uris_in(value)) == {f"https://blog.example/{number}"}, account
             assert before["uri"] in (account["uri"], None), f"{before} became {account}"
     # The first of all posts is taken in before the accounts have logged in.
     assert all(account["uri"] for n in cms.kept if n for account in cms.kept[n]["accounts"])

@@ -80,6 +80,7 @@ class FirstPost:
         *("session_save", "pace", "listRecords", "queue_intend", "putRecord", "queue_finish"),
     )
     records = 1
+    told = 0
 
     def __init__(self, fleet: Fleet) -> None:
         self.fleet = fleet
@@ -113,6 +114,19 @@ class KeyTaken(FirstPost):
         await self.fleet.enqueue(self.post)
 
 
+class Chained(FirstPost):
+    """The post's page is looked at first, and its end is told."""
+
+    struck = ("page", "queue_enrich", "putRecord", "queue_finish", "hook", "queue_notify")
+    told = 1
+
+    async def prepare(self) -> None:
+        await self.fleet.log_in()
+        cms = self.fleet.cms
+        self.post = post_of(url=f"{cms.url}/page")
+        await self.fleet.enqueue(self.post, enrich=True, callback_url=cms.hook)
+
+
 class Unpublished(FirstPost):
     """The record is there and is to go."""
 
@@ -127,7 +141,7 @@ class Unpublished(FirstPost):
         assert self.fleet.stored.states() == {"ready": 1}
 
 
-STORIES = (FirstPost, FoundAgain, KeyTaken, Unpublished)
+STORIES = (FirstPost, FoundAgain, KeyTaken, Chained, Unpublished)
 
 
 async def run(nursery, server, story, point: str = "", fault: str = "", *, twice: bool) -> Watch:
@@ -152,6 +166,7 @@ async def run(nursery, server, story, point: str = "", fault: str = "", *, twice
         assert len(fleet.pds.posts(ALICE)) == telling.records, where
         assert fleet.links().count(telling.post.url) == min(1, telling.records), where
         assert fleet.stored.redis.xlen(fleet.stored.key("bells")) == 0, where
+        assert len({message_id for message_id, _ in fleet.cms.heard}) == telling.told, where
     return watch
 
 

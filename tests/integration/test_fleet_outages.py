@@ -103,3 +103,22 @@ async def test_refreshes_wait_for_a_store_that_hesitates(upstream, faults, store
         assert await until(refreshed)
         assert time.monotonic() - began_at >= HESITATION_S
         faults.end("stopped")
+
+
+async def test_what_was_asked_without_the_store_counts_when_it_is_back(upstream, faults, store):
+    limits = {"UPSTREAM_RPS": 0.01, "UPSTREAM_BURST": 8, "UPSTREAM_TIMEOUT": 2, "DEGRADED_SHARE": 0.25}
+    async with fleet(2, upstream.url, store, patience_s=0.08, **limits) as proxies:
+        assert (await proxies[0].get(feed())).status_code == 200
+        faults.begin("stopped")
+        alone = await everywhere(proxies, 1, *(feed(f"alone{number}.test") for number in range(2)))
+        assert [answer.status_code for answer in alone] == [200] * 4
+        faults.end("stopped")
+
+        async def in_step():
+            said = [(await proxy.get("/health")).json()["status"] for proxy in proxies]
+            return said == ["pass", "pass"]
+
+        assert await until(in_step)
+        before = upstream.count
+        await everywhere(proxies[:1], 1, *(feed(f"back{number}.test") for number in range(8)))
+        assert upstream.count - before == 8 - 1 - 4

@@ -363,5 +363,24 @@ def test_a_slot_dies_with_its_holder(valkey_url):
     with Scripts(valkey_url) as scripts:
         assert scripts.enter("holder", Rank.MISS, concurrency=1)[0]
         assert not scripts.enter("other", Rank.MISS, concurrency=1)[0]
-        scripts.call("gate_beat", -1, "holder")  # as if it had been silent for longer than a slot lives
+        # As if it had been silent for longer than a slot lives.
+        scripts.call("gate_beat", -1, scripts.BURST, 0, "holder")
         assert scripts.enter("other", Rank.MISS, concurrency=1)[0]
+
+
+def test_turns_that_were_had_without_asking_are_the_fleets_all_the_same(valkey_url):
+    with Scripts(valkey_url) as scripts:
+        assert scripts.enter("first", Rank.MISS)[0]  # and three are left
+        scripts.call("gate_beat", 1, scripts.BURST, 2)
+        assert scripts.enter("second", Rank.MISS)[0]
+        assert not scripts.enter("third", Rank.MISS)[0]
+
+
+def test_no_more_than_a_burst_is_owed_after_a_long_time_alone(valkey_url):
+    with Scripts(valkey_url) as scripts:
+        assert scripts.enter("first", Rank.MISS)[0]
+        scripts.call("gate_beat", 1, scripts.BURST, 10_000)
+        scripts.refill(scripts.BURST)
+        assert not scripts.enter("second", Rank.MISS)[0]
+        scripts.refill(1)
+        assert scripts.enter("second", Rank.MISS)[0]

@@ -130,7 +130,7 @@ async def test_a_worker_that_died(place):
     assert "feedproxy worker" in await place.turns_to("workers")
     async with place.room.host({"main": "alice.test"}) as host, host.working():
         await place.turns_to()
-        name = host.workers[0]._name
+        name = host.workers[0].name
         host.workers[0]._queue.heartbeat = lambda _name: asyncio.Event().wait()
         place.room.stored.silence_worker(name)
         await place.turns_to("workers")
@@ -237,6 +237,7 @@ async def test_redis_down(upstream, tmp_path, secrets):
     with valkey_server("--appendonly", "yes", directory=tmp_path) as url:
         store = StoreOfTest(url, "test-down")
         async with place_on(store, upstream, tmp_path, secrets) as place:
+            await place.turns_to("workers")
             with (
                 contextlib.closing(redis.Redis.from_url(url)) as client,
                 contextlib.suppress(redis.RedisError),

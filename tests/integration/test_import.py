@@ -10,7 +10,7 @@ import secrets
 import pytest
 
 from harness.intake import NEWS, SECRETS, TENANTS, WIDE
-from harness.queue import POLICY, QueueOfTest
+from harness.queue import POLICY, NothingFound, QueueOfTest
 from harness.waiting import until
 from integration.test_intake_queue import office_on
 from proxy.clock import SystemClock
@@ -37,6 +37,7 @@ async def working(queue, publish):
         WorkerPolicy(concurrency=4, lease_s=POLICY.lease_s),
         name=secrets.token_hex(8),
         draw=random.Random(1).random,
+        errands=NothingFound(queue),
     )
     running = asyncio.create_task(worker.run())
     yield

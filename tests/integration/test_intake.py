@@ -62,6 +62,7 @@ async def test_a_post_is_taken_in_with_its_predicted_uris(office):
                 **account,
             },
         ],
+        "callback": None,
         "links": {"self": f"/syndicate/{job['id']}", "retry": f"/syndicate/{job['id']}/retry"},
     }
     assert (await office.ask(job["links"]["self"])).json() == {**job, "warnings": []}

@@ -11,7 +11,7 @@ import pytest
 from pydantic import SecretStr
 
 from harness.intake import DID, NEWS, SECRETS, WIDE, Listener, rfc3339, running_office
-from harness.queue import QueueOfTest
+from harness.queue import QueueOfTest, find_nothing
 from harness.waiting import until
 from proxy.clock import SystemClock
 from proxy.errors import StoreUnavailable
@@ -58,6 +58,7 @@ async def taken(office, count=1):
     await office.desk.introduce("w1", {"main": "f", "side": "f"})
     leased = []
     while len(leased) < count:
+        await find_nothing(office.desk, "w1")
         leased += await office.desk.wait_and_take("w1", count)
     return leased
 
@@ -158,7 +159,7 @@ async def test_a_post_of_the_future_says_until_when_it_waits(office):
 async def test_a_paused_account_is_shown_as_such(office):
     await office.desk.pause("main", paused=True)
     main, side = (await office.send()).json()["accounts"]
-    assert (main["status"], main["waiting_for"], side["waiting_for"]) == ("pending", "paused", None)
+    assert (main["status"], main["waiting_for"], side["waiting_for"]) == ("pending", "paused", "enrich")
 
 
 async def test_lists_go_by_site_status_group_and_page(office):

@@ -11,7 +11,7 @@ from harness.queue import DAY_S, POLICY, QueueOfTest, queue_on, sound_queue, sub
 from harness.redis_servers import KINDS, redis_server
 from proxy.errors import LeaseLost, StoreRefused, Superseded
 from proxy.syndication.desk import Verdict
-from proxy.syndication.job import Action, DeliveryState, Status
+from proxy.syndication.job import FORMAT, Action, DeliveryState, Status
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -497,6 +497,25 @@ async def test_unpublished_after_publication_deletes_the_record_once(queue, stor
     assert await queue.take("w1", 10) == []
 
 
+@pytest.mark.parametrize("swept", [False, True])
+async def test_published_again_after_its_deletion_it_is_a_post_of_its_own(queue, stored, swept):
+    await worker(queue)
+    first = (await queue.enqueue(submission(revision=1))).job
+    await queue.finish(await lease(queue), "at://x", "c")
+    if swept:
+        stored.let_time_pass(8 * DAY_S)
+        await queue.sweep()
+    await queue.enqueue(submission(revision=2, wanted=False, unpublish="delete", skip="not_published"))
+    await queue.finish(await lease(queue), "at://x", "")
+    again = await queue.enqueue(submission(revision=3))
+    assert (again.verdict, again.generation) == (Verdict.QUEUED, 1)
+    assert again.job != first
+    leased = await lease(queue)
+    assert (leased.delivery.action, leased.delivery.generation) == (Action.POST, 1)
+    await queue.finish(leased, "at://y", "c")
+    assert (await queue.enqueue(submission(revision=4))).verdict is Verdict.RECORDED
+
+
 async def test_unpublished_while_it_is_being_sent_is_deleted_afterwards(queue):
     await worker(queue)
     await queue.enqueue(submission(revision=1))
@@ -630,12 +649,12 @@ async def test_a_job_of_a_newer_format_is_left_for_newer_workers(queue, stored):
     await queue.enqueue(submission("known"))
     (newer,) = (name for name in stored.keys("job:*") if stored.hash(name)["post"] == "new")
     for name in (newer, f"d:{newer.removeprefix('job:')}:main"):
-        stored.redis.hset(stored.key(name), "format", 2)
+        stored.redis.hset(stored.key(name), "format", FORMAT + 1)
     leased = await lease(queue, "old")
     assert leased.job.post == "known"
     await queue.finish(leased, "at://x", "c", following="old")
     assert await queue.take("old", 10) == []
-    async with queue_on(stored.url, stored.namespace, readable=2) as newer_queue:
+    async with queue_on(stored.url, stored.namespace, readable=FORMAT + 1) as newer_queue:
         await worker(newer_queue, "new")
         stored.let_time_pass(2)
         await newer_queue.promote()

@@ -7,6 +7,7 @@ import uuid
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -106,6 +107,10 @@ class QueueMachine(RuleBasedStateMachine):
         self.do(self.queue.introduce(worker, dict.fromkeys(ACCOUNTS, f"fp-{worker}")))
         self.alive.add(worker)
 
+    def wishes(self, _post):
+        """What a submission has beside that."""
+        return {}
+
     # What the model makes of it.
 
     def is_open(self, account):
@@ -119,6 +124,14 @@ class QueueMachine(RuleBasedStateMachine):
     def ready(self, account):
         return [one for one in self.known.values() if one.account == account and one.state is S.READY]
 
+    def may_go(self, ready):
+        """Which of them may be leased, if it is the turn of any of them."""
+        return ready
+
+    def has_work(self, account):
+        """Whether something of it may be leased."""
+        return bool(self.may_go(self.ready(account)))
+
     def active(self, account):
         return [one for one in self.known.values() if one.account == account and one.state is S.ACTIVE]
 
@@ -128,9 +141,9 @@ class QueueMachine(RuleBasedStateMachine):
         others = [other for other in ready if not other.placed]
         kind = (one.site, one.placed)
         firsts = [other.order for other in ready if (other.site, other.placed) == kind and not other.waited]
-        urgent_ones_wait = len(others) < len(ready)
+        urgent_ones_wait = any(other.placed for other in self.may_go(ready))
         if one.placed:
-            assert self.hurried[one.account] < 3 or not others, "the others have no turn"
+            assert self.hurried[one.account] < 3 or not self.may_go(others), "the others have no turn"
         else:
             assert not urgent_ones_wait or self.hurried[one.account] >= 3, "the urgent go first"
         self.hurried[one.account] = self.hurried[one.account] + 1 if one.placed and others else 0
@@ -187,11 +200,12 @@ class QueueMachine(RuleBasedStateMachine):
             skip="" if wanted else "not_published",
             unpublish=unpublish,
             priority="urgent" if urgent else "normal",
+            **self.wishes(post),
         )
         answer = self.do(self.queue.enqueue(given))
         job = self.posts.get((site, post))
         own = [one for one in self.known.values() if one.job == job]
-        if job is None or (wanted and own and all(one.state is S.CANCELED for one in own)):
+        if job is None or (wanted and own and all(self.is_gone(one) for one in own)):
             assert answer.verdict is (Verdict.QUEUED if wanted else Verdict.SKIPPED)
             if wanted:
                 self.add(answer.job, site, post, accounts, urgent)
@@ -207,6 +221,10 @@ class QueueMachine(RuleBasedStateMachine):
             self.replaced(job, site, post, accounts, urgent)
         else:
             assert answer.verdict is Verdict.RECORDED
+
+    def is_gone(self, one):
+        """Whether nothing of it is on the account, nor will be."""
+        return one.state is S.CANCELED or (one.state is S.DONE and one.action is Action.DELETE)
 
     def state_of(self, job, account):
         one = self.known.get(f"{job}:{account}")
@@ -312,7 +330,7 @@ class QueueMachine(RuleBasedStateMachine):
         eligible = [
             account
             for account in ACCOUNTS
-            if self.is_open(account) and self.ready(account) and not self.active(account)
+            if self.is_open(account) and self.has_work(account) and not self.active(account)
         ]
         self.took(worker, leases)
         assert len(leases) == min(count, len(eligible))
@@ -518,6 +536,8 @@ class QueueMachine(RuleBasedStateMachine):
         assert (ready, told.active, told.delayed, told.dead) == tuple(
             states[state] for state in (S.READY, S.ACTIVE, S.DELAYED, S.DEAD)
         )
+        live = [fields for fields in self.stored.errands().values() if fields["state"] != "dead"]
+        assert told.errands == len(live)
         assert sum(account.waiting for account in told.accounts) == ready
 
     def teardown(self):
@@ -532,6 +552,7 @@ QueueMachine.TestCase.settings = settings(
 )
 
 
+@pytest.mark.timeout(600)
 class TestQueueMachine(QueueMachine.TestCase):
     """The machine on a Valkey of its own."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import shutil
+import re
 import subprocess
 import sys
 import tempfile
@@ -64,6 +64,8 @@ class Office:
         with Deployment(
             self.tmp_path, self._nursery, accounts, PLC_URL=directory, UPSTREAM=directory, **settings
         ) as deployment:
+            if "REDIS_URL" not in settings:
+                deployment.serve.wait_event("valkey_up")
             yield deployment
             if deployment.serve.exit_code() is None:
                 assert deployment.serve.terminate() == 0
@@ -133,13 +135,12 @@ async def test_100_waiting_posts_go_to_a_redis_and_on_to_the_next_store(office, 
         assert moved.returncode == 0, moved.stderr
         assert json.loads(moved.stdout)["waiting"] == POSTS
         with office.open(WRONG, **redis_settings) as deployment:
-            deployment.worker()
+            worker = deployment.worker()
             job = deployment.post("a-later", accounts=["alice"])
             all_completed(deployment, [*done, job])
             again = deployment.post("a0", accounts=["alice"])
             assert again["id"] == done[0]["id"], "the same post, as before"
-        for worker in deployment.workers:
-            worker.stop()
+            worker.stop()  # well: of one that is killed it is not known for a while that it is dead
         assert len(pds.calls("createSession")) <= logins + 1, "alice's session came along"
         assert f"the queue has been in {server.url}" in office.refused()
         moved = office.command("move")
@@ -153,21 +154,39 @@ async def test_100_waiting_posts_go_to_a_redis_and_on_to_the_next_store(office, 
     assert len(published(pds, ALICE)) == 6
 
 
+def guide(section):
+    """The shell commands in a section of the operators' guide."""
+    text = (Path(__file__).parents[2] / "deploy" / "README.md").read_text(encoding="utf-8")
+    part = text.partition(f"\n## {section}\n")[2].partition("\n## ")[0]
+    return re.findall(r"```sh\n(.*?)```", part, re.DOTALL)
+
+
 @pytest.mark.timeout(300)
 async def test_a_restored_backup_loses_nothing_and_repeats_nothing(office, pds):
-    backup = office.tmp_path / "backup"
+    places = {
+        "/var/lib/private/feedproxy": office.data_dir,
+        "/var/backups/feedproxy.tar.gz": office.tmp_path / "backup.tar.gz",
+    }
+
+    def do(commands):
+        for place, here in places.items():
+            commands = commands.replace(place, str(here))
+        commands = re.sub(r"^systemctl .*$", "", commands, flags=re.MULTILINE)
+        done = subprocess.run(["sh", "-ec", commands], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+
+    back_up, restore = guide("Backup")
 
     def scenario():
         with office.open(WRONG) as deployment:
             _, waiting = fill(deployment)
-        shutil.copytree(office.data_dir, backup)
+            do(back_up)
         # What is published after the backup was made is there when it is restored.
         with office.open() as deployment:
             all_completed(deployment, waiting[:30])
             deployment.serve.kill()
         until(lambda: not _valkey_of(office.data_dir), what="its Valkey has gone")
-        shutil.rmtree(office.data_dir)
-        shutil.copytree(backup, office.data_dir)
+        do(restore)
         with office.open() as deployment:
             all_completed(deployment, waiting)
 

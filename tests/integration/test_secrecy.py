@@ -53,7 +53,7 @@ EVERY_PAGE = (
     *("/embed/alice.test", "/xrpc/app.bsky.actor.getProfile?actor=alice.test", "/xrpc/none.such", "/nowhere"),
     *("/syndicate", "/syndicate?status=failed", "/syndicate/job_none"),
 )
-HOOK = "whsec_aG9vay1zZWNyZXQtaG9vay1zZWNyZXQ"
+HOOK = "whsec_aG9vay1zZWNyZXQtaG9vay1zZWNyZXQtaG9vay1zZWNyZXQ"
 
 
 class Told:

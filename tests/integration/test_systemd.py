@@ -10,13 +10,14 @@ import socket
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import httpx
 import pytest
 
 from integration.processes import ServeProcess, until
 from proxy.errors import OperationalError, UsageError
-from proxy.systemd import ServiceManager, inherited_listener
+from proxy.systemd import OURS_ALONE, ServiceManager, inherited_listener
 
 # The socket comes as descriptor 3, and LISTEN_PID names the process itself.
 ACTIVATE = (
@@ -28,6 +29,10 @@ SERVE = (sys.executable, "-P", "-m", "proxy.cli", "serve")
 
 def activated(command) -> tuple[str, ...]:
     return (sys.executable, "-IS", "-c", ACTIVATE, *command)
+
+
+def environment_of(pid) -> list[str]:
+    return Path(f"/proc/{pid}/environ").read_text().split("\0")
 
 
 class Manager:
@@ -73,6 +78,10 @@ def test_the_manager_learns_of_start_reload_watchdog_and_end(tmp_path, monkeypat
         hold.unlink()
         manager.until_told("READY=1")
         assert "STATUS=2 of 2 web processes are up" in manager.told
+        for pid in serve.web_pids():
+            names = {pair.partition("=")[0] for pair in environment_of(pid)}
+            assert "FEEDPROXY_WORKERS" in names
+            assert not names & OURS_ALONE, "what was said to one process is not said to its children"
         manager.told.clear()
         serve.send(signal.SIGHUP)
         manager.until_told("RELOADING=1")
@@ -113,7 +122,9 @@ def test_what_is_no_listening_socket_is_refused(tmp_path, kind):
         if kind == "file":
             number = stack.enter_context((tmp_path / "file").open("wb")).fileno()
         else:
-            number = next(stack.enter_context(end) for end in socket.socketpair()).fileno()
+            one, other = socket.socketpair()
+            stack.enter_context(other)
+            number = stack.enter_context(one).fileno()
         done = subprocess.run(
             activated(SERVE),
             env={**os.environ, "ACTIVATED_FD": str(number), "FEEDPROXY_DATA_DIR": str(tmp_path / "data")},

@@ -19,16 +19,9 @@ from harness.waiting import until
 from proxy.clock import SystemClock
 from proxy.errors import StoreUnavailable
 from proxy.store.queue_store import connect_queue
+from proxy.syndication.attempt import Credentials, Permanent, Published, Transient, Wait
 from proxy.syndication.queue import JobQueue
-from proxy.syndication.worker import (
-    Credentials,
-    Permanent,
-    Published,
-    Transient,
-    Wait,
-    Worker,
-    WorkerPolicy,
-)
+from proxy.syndication.worker import Worker, WorkerPolicy
 
 QUICK = replace(POLICY, lease_s=0.6, retry_delays_s=(0.02, 0.02, 0.02), breaker_cooldown_s=0.05)
 

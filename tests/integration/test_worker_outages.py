@@ -15,7 +15,8 @@ from harness.queue import POLICY, QueueOfTest, queue_on, submission
 from harness.redis_servers import KINDS, redis_server
 from harness.waiting import until
 from proxy.clock import SystemClock
-from proxy.syndication.worker import Published, Transient, Worker, WorkerPolicy
+from proxy.syndication.attempt import Published, Transient
+from proxy.syndication.worker import Worker, WorkerPolicy
 
 QUICK = replace(POLICY, lease_s=1.0, retry_delays_s=(0.02,) * 20, breaker_cooldown_s=0.1)
 APPEND_ALWAYS = ("--appendonly", "yes", "--appendfsync", "always")

@@ -17,7 +17,13 @@ MODULES = HERE / "node_modules"
 # The sandbox cannot start as root; nothing here leaves the host.
 _OPTIONS = ["--no-sandbox", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE localhost, EXCLUDE 127.0.0.1"]
 _PATIENCE_MS = 30_000
-_TYPES = {"": "text/html", ".ico": "image/x-icon", ".js": "text/javascript", ".css": "text/css"}
+_TYPES = {
+    "": "text/html",
+    ".ico": "image/x-icon",
+    ".js": "text/javascript",
+    ".css": "text/css",
+    ".jpg": "image/jpeg",
+}
 
 # Adds up what moved without the reader's doing, from the first paint on.
 _WATCH_SHIFTS = """
@@ -61,7 +67,7 @@ class Site:
     """A web site on loopback with `policy` as its CSP: `pages` by path, and packages under /modules."""
 
     def __init__(self) -> None:
-        self.pages: dict[str, str] = {}
+        self.pages: dict[str, str | bytes] = {}
         self.policy: str | None = None
         self.requests: list[tuple[str, dict[str, str]]] = []
         site = self
@@ -93,7 +99,8 @@ class Site:
         """What lies at `path`."""
         if path.startswith("/modules/"):
             return (MODULES / path.removeprefix("/modules/")).read_bytes()
-        return self.pages[path].encode() if path in self.pages else None
+        page = self.pages.get(path)
+        return page.encode() if isinstance(page, str) else page
 
     def put(self, body: str, *, head: str = "", path: str = "/", html: str = 'lang="en"') -> str:
         """A page with `body`; its address."""

@@ -44,7 +44,6 @@ install_packages() {
     has faketime || packages="$packages faketime"
     # With fonts for the scripts and the emoji of the world, or pictures show boxes.
     has chromium || packages="$packages chromium fonts-noto-core fonts-noto-color-emoji"
-    has promtool || { packages="$packages prometheus" services="$services prometheus"; }
     has node || packages="$packages nodejs"
     has npm || packages="$packages npm"
     # One dependency, better-sqlite3, compiles itself where no build of it can be fetched.

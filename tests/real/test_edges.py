@@ -79,7 +79,7 @@ def test_feeds_come_over_both_protocols_and_nothing_else_goes_out(edge, ipv6):
         feed = client.get(FEED)
         assert feed.status_code == 200
         assert feed.headers["cache-status"].startswith("feedproxy; ")
-        assert client.get("/health").json() == {"status": "pass"}, "a stranger learns no more"
+        assert client.get("/health").json().keys() == {"status"}, "a stranger learns no more"
         assert client.get("/metrics").status_code == 404
 
 

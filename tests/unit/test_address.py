@@ -113,3 +113,21 @@ def test_certificates_that_cannot_be_loaded_are_found_at_the_start(tmp_path):
         for path in (tmp_path / "missing.pem", tmp_path / "no.pem"):
             with pytest.raises(UsageError, match=r"^FEEDPROXY_CACHE_REDIS_URL: names certificates.+$"):
                 load_settings({"FEEDPROXY_CACHE_REDIS_URL": f"rediss://h?{name}={path}"})
+
+
+@pytest.mark.parametrize(
+    ("name", "ways"),
+    [
+        (
+            "redis://h:6379/0",
+            ["redis://h", "redis://:secret@h:6379", "redis://me:secret@h/0", "redis://h?db=0"],
+        ),
+        ("rediss://h:7/2", ["rediss://me:secret@h:7/2?ssl_cert_reqs=none"]),
+        ("redis://[::1]:6379/0", ["redis://[::1]"]),
+        ("unix:///run/a%20b?db=1", ["unix://me:secret@/run/a%20b?db=1"]),
+        ("redis+sentinel://a:26379,b:1/name/0", ["redis+sentinel://:secret@b:1,a/name?sentinel_password=x"]),
+        ("rediss+cluster://a:6379,b:6379", ["rediss+cluster://:secret@b,a:6379"]),
+    ],
+)
+def test_however_an_address_is_written_it_has_one_name_without_secrets(name, ways):
+    assert [parse_address(way).name for way in (name, *ways)] == [name] * (len(ways) + 1)

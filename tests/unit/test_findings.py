@@ -20,6 +20,7 @@ QUEUE = QueueStanding(
     parked=1,
     dead=4,
     done=9,
+    errands=0,
     dead_lately=0,
     late_s=599,
     workers=1,

@@ -132,7 +132,8 @@ def test_this_format_and_the_one_before_are_read(number):
 
 @pytest.mark.parametrize(
     "change",
-    [{b"format": b"2"}, {b"format": b"x"}, {b"state": b"?"}, {b"fence": b"x"}, {b"site": b"\xff"},
+    [{b"format": b"%d" % (FORMAT + 1)},
+     {b"format": b"x"}, {b"state": b"?"}, {b"fence": b"x"}, {b"site": b"\xff"},
      {b"history": b"["}, {b"history": b"[1]"}],
 )  # fmt: skip
 def test_what_cannot_be_read_is_none(change):

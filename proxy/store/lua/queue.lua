@@ -8,16 +8,20 @@
 --   over               hash: job -> what remains of it when all its deliveries are done or canceled, see queue_keep
 --   posts              hash: <site>:<id> -> who the post is, see queue_keep; outlives the job as a tombstone
 --   idem:<site>:<key>  hash: the answer to an idempotency key
---   account:<account>  hash: bell (the one stream entry), active delivery and its worker, gate, breaker
+--   account:<account>  hash: bell (the one stream entry), active delivery and its worker, gate, breaker; `held`
+--                      while all that is ready waits for errands
 --   backlog:<account>  zset: its ready deliveries by virtual start time, the urgent ones of which are URGENT less;
 --                      lastscore:<account> hash by site, for urgent ones by !site
 --   bells              stream, group `workers`: an entry says that an account has work
+--   errands            as bells, for the lanes of errands, see queue_errand
+--   chores             set: the errands that are live
 --   live, delayed, dead, done, idem, gates, orphans, workers   zsets by an instant: when the delivery expires, is
 --                      due, died; the job ended; the answer was made; the gate opens, the account nobody knew is
 --                      tried again; the worker's last heartbeat
 --   knows:<worker>     hash: account -> fingerprint of the credentials with which the worker serves it
 --   requests, damaged  hashes: worker -> its last request that was given leases; account -> why it cannot be leased
 --   jobs:<site>        zset: its jobs in order; site:<site> hash: how many wait; quota:<site> list
+--   gone               zset: <site> <SHA-1 of a callback URL> by the instant at which it answered that it is gone
 --   dead:<site>        zset: its dead letters by the instant at which they died
 --   control            hash: paused (everything), paused_at_ms; mark: a word that is gone when the store was emptied,
 --                      emptied_at_ms: when that was noticed
@@ -34,7 +38,7 @@ local NOW = time_now[1] * 1000 + math.floor(time_now[2] / 1000)
 if redis.call('EXISTS', P .. 'move') == 1 then
   return redis.error_reply('FROZEN the queue is being moved to another store, or from one: let `feedproxy move` finish')
 end
-local BELLS, GROUP = P .. 'bells', 'workers'
+local BELLS, ERRANDS, GROUP = P .. 'bells', P .. 'errands', 'workers'
 local MAX_HISTORY, POISON_DELIVERIES = 10, 5
 local HOUR_MS = 3600000
 local ORPHAN_REST_MS, PASSED_REST_MS = 5000, 1000
@@ -66,6 +70,10 @@ local function listed(list, item)
   return given(list) and string.find(',' .. list .. ',', ',' .. item .. ',', 1, true) ~= nil
 end
 
+-- Lanes of errands are accounts in all but their name, which begins with a colon, and their stream.
+local function is_lane(account) return string.byte(account) == 58 end
+local function bells_of(account) return is_lane(account) and ERRANDS or BELLS end
+
 local function is_closed(paused, until_ms)
   local instant = tonumber(until_ms or 0)
   return ALL_PAUSED or given(paused) or instant == -1 or instant > NOW
@@ -74,22 +82,23 @@ end
 -- Say that the account has work, if it has, may, and was not said to have any.
 local function ring(account)
   local key = account_key(account)
-  local known = redis.call('HMGET', key, 'bell', 'paused', 'gate_until_ms')
+  local known = redis.call('HMGET', key, 'bell', 'paused', 'gate_until_ms', 'held')
+  if known[4] then redis.call('HDEL', key, 'held') end
   if given(known[1]) or is_closed(known[2], known[3]) then return end
   if redis.call('EXISTS', backlog_key(account)) == 0 then return end
-  redis.call('HSET', key, 'bell', redis.call('XADD', BELLS, '*', 'a', account))
+  redis.call('HSET', key, 'bell', redis.call('XADD', bells_of(account), '*', 'a', account))
 end
 
-local function remove_entry(entry)
-  redis.call('XACK', BELLS, GROUP, entry)
-  redis.call('XDEL', BELLS, entry)
+local function remove_entry(account, entry)
+  redis.call('XACK', bells_of(account), GROUP, entry)
+  redis.call('XDEL', bells_of(account), entry)
 end
 
 -- The account has no bell and no active delivery any more.
 local function silence(account)
   local key = account_key(account)
   local bell = redis.call('HGET', key, 'bell')
-  if given(bell) then remove_entry(bell) end
+  if given(bell) then remove_entry(account, bell) end
   redis.call('HDEL', key, 'bell', 'active', 'worker')
 end
 
@@ -98,18 +107,22 @@ end
 local function next_turn(account, alive)
   local key = account_key(account)
   local known = redis.call('HMGET', key, 'bell', 'paused', 'gate_until_ms', 'failures', 'broken')
-  if given(known[1]) then remove_entry(known[1]) end
+  if given(known[1]) then remove_entry(account, known[1]) end
   if alive and (known[4] or known[5]) then redis.call('HDEL', key, 'failures', 'failed_job', 'several', 'broken') end
   if is_closed(known[2], known[3]) or redis.call('EXISTS', backlog_key(account)) == 0 then
     redis.call('HDEL', key, 'bell', 'active', 'worker')
   else
-    redis.call('HSET', key, 'bell', redis.call('XADD', BELLS, '*', 'a', account), 'active', '', 'worker', '')
+    redis.call('HSET', key, 'bell', redis.call('XADD', bells_of(account), '*', 'a', account), 'active', '', 'worker', '')
   end
 end
 
 -- Something left the backlog in another way than by a lease.
 local function hush(account)
-  if redis.call('EXISTS', backlog_key(account)) == 1 then return end
+  if redis.call('EXISTS', backlog_key(account)) == 1 then
+    -- It may be what the others waited behind.
+    if redis.call('HGET', account_key(account), 'held') then ring(account) end
+    return
+  end
   if not given(redis.call('HGET', account_key(account), 'active')) then silence(account) end
 end
 

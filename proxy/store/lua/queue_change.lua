@@ -14,6 +14,20 @@ local function revive(id, expires_at_ms)
   make_ready(id)
 end
 
+-- Send a notification again that has failed, wherever it is to go.
+local function notify_again(job, site)
+  local id = errand_id('notify', job, site)
+  local key = delivery_key(id)
+  local known = redis.call('HMGET', key, 'state', 'url', 'number')
+  if known[1] ~= 'dead' then return end
+  redis.call('ZREM', P .. 'gone', gone_name(site, known[2]))
+  redis.call('HDEL', key, 'failures', 'deliveries')
+  redis.call('HSET', key, 'expires_at_ms', string.format('%.0f', NOW + NOTIFY_MS))
+  redis.call('ZADD', P .. 'live', NOW + NOTIFY_MS, id)
+  set_callback(job, callback_words(tonumber(known[3]), 'pending', tonumber(redis.call('HGET', key, 'attempts') or 0), 0))
+  make_ready(id)
+end
+
 -- Withdraw a delivery that is to post. `after` says what becomes of it if its record is there: 'cancel', it stays;
 -- 'delete', it goes. A stored intent tells that it may be: then the next attempt looks, and sends nothing.
 local function withdraw_delivery(id, after)

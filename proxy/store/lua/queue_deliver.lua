@@ -1,4 +1,4 @@
--- Library behind queue and queue_keep: deliveries from state to state, and the job that follows them.
+-- Library behind queue, queue_keep and queue_errand: deliveries from state to state, and the job that follows them.
 
 local SHOWN = { ready = 'pending', active = 'pending', delayed = 'pending', done = 'completed', dead = 'failed',
   canceled = 'canceled' }
@@ -61,6 +61,7 @@ local function reopen(id)
   if redis.call('HINCRBY', key, 'open', 1) == 1 then
     redis.call('HDEL', key, 'finished_at_ms')
     redis.call('HINCRBY', P .. 'site:' .. site, 'waiting', 1)
+    overtake(job, site)
   end
 end
 
@@ -77,9 +78,14 @@ local function finish_delivery(id, state, changes)
   local open = tonumber(known[1] or 0) - 1
   local status, failed
   if known[1] then status, failed = job_status(job, known[2], id, state) end
+  local callback
+  if open == 0 then
+    stop_enriching(job, known[JOB_SITE])
+    callback = notify(job, known[JOB_SITE])
+  end
   if open == 0 and not failed then
     -- Only now is the payload not needed any more: what has failed may be tried again.
-    changes.status, changes.finished_at_ms = status, string.format('%.0f', NOW)
+    changes.status, changes.finished_at_ms, changes.callback = status, string.format('%.0f', NOW), callback
     fold(job, known, id, changes)
   else
     redis.call('HDEL', key, 'token', 'worker', 'due_at_ms', 'waiting_for', 'deliveries')
@@ -88,6 +94,7 @@ local function finish_delivery(id, state, changes)
     if not known[1] then return end
     redis.call('HSET', job_hash, 'open', open, 'status', status)
     if open == 0 then redis.call('HSET', job_hash, 'finished_at_ms', NOW) end
+    if callback then redis.call('HSET', job_hash, 'callback', callback) end
   end
   if open == 0 then redis.call('HINCRBY', P .. 'site:' .. known[JOB_SITE], 'waiting', -1) end
   redis.call('PUBLISH', P .. 'news', job)
@@ -102,6 +109,10 @@ local function add_history(key, reason)
 end
 
 local function kill(id, reason)
+  if errand_kind(id) then
+    give_up(id, reason)
+    return
+  end
   local _, account = job_and_account(id)
   redis.call('ZREM', backlog_key(account), id)
   redis.call('ZREM', P .. 'delayed', id)
@@ -112,10 +123,10 @@ end
 
 -- Into the backlog of its account. The first time it gets its place there: start-time fair queueing over the
 -- sites, so that a site with thousands of posts goes in turns with one that has one; urgent posts among themselves.
-local function make_ready(id)
-  local _, account = job_and_account(id)
+function make_ready(id)
+  local job, account = job_and_account(id)
   local key = delivery_key(id)
-  local known = redis.call('HMGET', key, 'score', 'site', 'urgent')
+  local known = redis.call('HMGET', key, 'score', 'site', 'urgent', 'action', 'cid')
   local score = tonumber(known[1])
   if not score then
     local last, urgent = P .. 'lastscore:' .. account, given(known[3])
@@ -129,7 +140,11 @@ local function make_ready(id)
   redis.call('HSET', key, 'state', 'ready', 'score', score)
   redis.call('ZREM', P .. 'delayed', id)
   redis.call('ZADD', backlog_key(account), score, id)
-  ring(account)
+  if not is_lane(account) and is_held(job, known[2], known[4], known[5]) then
+    if not given(redis.call('HGET', account_key(account), 'bell')) then redis.call('HSET', account_key(account), 'held', '1') end
+  else
+    ring(account)
+  end
 end
 
 local function make_delayed(id, due_at_ms, reason)
@@ -152,7 +167,12 @@ end
 local function give_back(id, counts)
   local key = delivery_key(id)
   if is_restored(id) then return end
-  if counts and redis.call('HINCRBY', key, 'deliveries', 1) >= POISON_DELIVERIES then
+  local lost = counts and redis.call('HINCRBY', key, 'deliveries', 1) or 0
+  if lost >= POISON_DELIVERIES and errand_kind(id) == 'notify' then
+    -- It is told all the same, but it does not take one worker after the other with it.
+    postpone_notifying(id)
+    make_delayed(id, NOW + LOST_REST_MS, 'retry')
+  elseif lost >= POISON_DELIVERIES then
     kill(id, 'poison: ' .. POISON_DELIVERIES .. ' workers in a row were lost over it')
   else
     make_ready(id)
@@ -179,12 +199,18 @@ end
 local function holding(id, token)
   local known = redis.call('HMGET', delivery_key(id), 'state', 'token', 'last', 'after')
   if known[1] == 'active' and known[2] == token then return 'ours', known[4] end
-  return (known[1] and known[3] or folded_last(id)) == token and 'again' or 'lost'
+  local last = known[3]
+  if not known[1] then
+    local _, account = job_and_account(id)
+    last = is_lane(account) and redis.call('HGET', account_key(account), 'last') or folded_last(id)
+  end
+  return last == token and 'again' or 'lost'
 end
 
 -- The job as JSON, without payload and intents: { job = {}, deliveries = { {} }, gates = { account = {} } }.
 local function view(job)
-  local shown = { job = hash_of(job_key(job), { payload = true }), deliveries = {}, gates = {} }
+  local shown = { job = hash_of(job_key(job), { payload = true, enrichment = true }), deliveries = {}, gates = {} }
+  if shown.job.callback_url then shown.job.callback_url = '1' end
   if shown.job.id then
     for account in string.gmatch(shown.job.accounts, '[^,]+') do
       local delivery = hash_of(delivery_key(job .. ':' .. account), { intent = true, token = true, last = true })

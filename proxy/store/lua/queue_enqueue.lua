@@ -73,6 +73,11 @@ local function due()
   return paced(S.site, tonumber(S.posts_per_hour)), 'quota'
 end
 
+-- What the job's chain is to have beside its deliveries.
+local function want(of_job, name, value)
+  if given(value) then redis.call('HSET', job_key(of_job), name, value) else redis.call('HDEL', job_key(of_job), name) end
+end
+
 local function create(action)
   if tonumber(redis.call('HGET', SITE, 'waiting') or 0) >= tonumber(S.max_waiting) then
     return { 'full', 0, first_ms, generation, '', '' }
@@ -83,8 +88,12 @@ local function create(action)
     'priority', S.priority, 'first_published_at_ms', first_ms, 'generation', generation,
     'open', 0, 'status', 'pending')
   redis.call('ZADD', P .. 'jobs:' .. S.site, redis.call('INCR', P .. 'seq'), S.job)
+  want(S.job, 'callback_url', S.callback_url)
   local due_ms, reason = NOW, ''
-  if action == 'post' then due_ms, reason = due() end
+  if action == 'post' then
+    want(S.job, 'enrich', S.enrich)
+    due_ms, reason = due()
+  end
   each_account(function(account, did) add_delivery(S.job, account, did, action, due_ms, reason) end)
   if action == 'post' then
     who.job, who.url, who.revision, who.state, who.since = S.job, string.sub(S.url_hash, 1, 16), S.revision, 'pending', nil
@@ -96,7 +105,7 @@ end
 local function note_revision()
   if S.revision == '' or not is_newer(who.revision) then return end
   who.revision = S.revision
-  if job then revise(job, S.revision) end
+  if job then revise(job, 'revision', S.revision) end
 end
 
 -- It goes out at another instant than it was to.
@@ -136,8 +145,12 @@ end
 -- New words for a job that still waits, or whose failed deliveries get another chance by them, or which an account
 -- joins (again). What was withdrawn is wanted again; what is done stays.
 local function replace()
+  stop_enriching(job, S.site)
+  redis.call('HDEL', job_key(job), 'enrichment', 'unenriched')
   redis.call('HSET', job_key(job), 'format', S.format, 'payload', S.payload, 'revision', S.revision, 'group', S.group,
     'priority', S.priority)
+  want(job, 'callback_url', S.callback_url)
+  want(job, 'enrich', S.enrich)
   redis.call('HINCRBY', job_key(job), 'edition', 1)
   who.revision, who.url = S.revision, string.sub(S.url_hash, 1, 16)
   local due_ms, reason
@@ -173,6 +186,9 @@ local function replace()
         reschedule(id, published_ms, 'schedule')
       elseif state == 'delayed' and fields[2] == 'schedule' then
         reschedule(id, when())
+      elseif state == 'ready' then
+        -- Other words are enriched anew, or not at all.
+        make_ready(id)
       end
     end
   end)
@@ -208,6 +224,18 @@ local function is_there_and_folded()
   return false
 end
 
+-- Whether all that there was of the post has been deleted.
+local function is_unpublished()
+  if not stored.id then return state == 'unpublished' end
+  local deleted = false
+  local _, deliveries = unfolded(job)
+  for _, delivery in ipairs(deliveries or {}) do
+    if delivery.state == 'done' and delivery.action ~= 'delete' then return false end
+    deleted = deleted or delivery.state == 'done'
+  end
+  return deleted
+end
+
 -- The record of a delivery that is done is to go.
 local function unpublish(id)
   if is_there_and_folded() then unfold(job) end
@@ -220,6 +248,7 @@ local function unpublish(id)
   redis.call('HSET', delivery_key(id), 'action', 'delete', 'expires_at_ms', expires_ms)
   reopen(id)
   redis.call('HSET', job_key(job), 'format', S.format, 'payload', S.payload)
+  want(job, 'callback_url', S.callback_url)
   redis.call('ZADD', P .. 'live', expires_ms, id)
   make_ready(id)
 end
@@ -263,6 +292,15 @@ if not is_newer(who.revision) then
 end
 if S.wanted ~= '1' then return withdraw() end
 if stored.id and (stored.open > 0 or has_dead(job, stored.accounts)) then return replace() end
+if is_unpublished() then
+  -- Published again: another record, with a key of its own.
+  generation = string.format('%d', tonumber(generation or 0) + 1)
+  local created = create('post')
+  if created[1] == 'full' then return created end
+  who.generation = generation
+  remember(POST, who)
+  return created
+end
 if stored.id and S.skip ~= 'too_old' and has_newcomer() then
   -- The first write may be refused for want of memory: before anything was changed.
   redis.call('HSET', SITE, 'per_hour', S.posts_per_hour)

@@ -18,4 +18,4 @@ if how == 'ours' then
   end
   next_turn(account, true)
 end
-return settled(how, ARGV[3], ARGV[4], ARGV[5], ARGV[6])
+return settled(id, how, ARGV[3], ARGV[4], ARGV[5], ARGV[6])

@@ -5,9 +5,10 @@
 -- in the order of DELIVERY_FIELDS; what is as usual is "", and "" is left out at the end.
 -- posts[site:id]: words in the order of WHO_FIELDS, "-" for none; `job` and `last` are none in a tombstone, and
 -- `since` is the day on which it became one.
+-- As FORMAT in proxy/syndication/job.py. What the one before has folded lacks nothing but the last fields.
+local FORMAT = 2
 local JOB_FIELDS = { 'site', 'post', 'status', 'created_at_ms', 'finished_at_ms', 'first_published_at_ms', 'revision', 'group',
-  'edition', 'generation', 'priority' }
-local JOB_REVISION = 7 -- in JOB_FIELDS
+  'edition', 'generation', 'priority', 'callback' }
 local JOB_SITE = 3 -- in an answer to HMGET open accounts and JOB_FIELDS
 local DELIVERY_FIELDS = { 'account', 'state', 'did', 'rkey', 'cid', 'last', 'attempts', 'failures', 'degraded', 'uri',
   'generation', 'action' }
@@ -68,7 +69,7 @@ end
 
 -- The job is over. `known`: its fields open, accounts and JOB_FIELDS; `changes`: news of it and of its delivery `id`.
 local function fold(job, known, id, changes)
-  local kept, keys = { 1, packed(JOB_FIELDS, { unpack(known, 3) }, changes) }, { job_key(job) }
+  local kept, keys = { FORMAT, packed(JOB_FIELDS, { unpack(known, 3) }, changes) }, { job_key(job) }
   for account in string.gmatch(known[2], '[^,]+') do
     local other = job .. ':' .. account
     kept[#kept + 1] = packed_delivery(other, other == id and changes or {})
@@ -79,6 +80,10 @@ local function fold(job, known, id, changes)
   redis.call('ZADD', P .. 'done', NOW, job)
 end
 
+local function is_readable(format)
+  return format == FORMAT or format == FORMAT - 1
+end
+
 -- The fields of a job that is over, and a list of those of its deliveries; nil when there is none. Of one that a
 -- newer version has folded only the format is known.
 local function unfolded(job)
@@ -86,10 +91,10 @@ local function unfolded(job)
   if not text then return nil end
   local kept = cjson.decode(text)
   local fields, deliveries, accounts = { id = job, format = tostring(kept[1]), open = '0' }, {}, {}
-  if kept[1] ~= 1 then return fields, deliveries end
+  if not is_readable(kept[1]) then return fields, deliveries end
   unpacked(JOB_FIELDS, kept[2], fields)
   for number = 3, #kept do
-    local delivery = unpacked(DELIVERY_FIELDS, kept[number], { format = '1', job = job, site = fields.site })
+    local delivery = unpacked(DELIVERY_FIELDS, kept[number], { format = tostring(kept[1]), job = job, site = fields.site })
     deliveries[#deliveries + 1] = delivery
     accounts[#accounts + 1] = delivery.account
   end
@@ -97,16 +102,16 @@ local function unfolded(job)
   return fields, deliveries
 end
 
--- The job is known by a newer revision of its post.
-local function revise(job, revision)
+-- One of JOB_FIELDS of the job has another value.
+local function revise(job, name, value)
   if redis.call('EXISTS', job_key(job)) == 1 then
-    redis.call('HSET', job_key(job), 'revision', revision)
+    redis.call('HSET', job_key(job), name, value)
     return
   end
   local text = redis.call('HGET', P .. 'over', job)
   local kept = text and cjson.decode(text) or {}
-  if kept[1] ~= 1 then return end
-  kept[2][JOB_REVISION] = revision
+  if not is_readable(kept[1]) then return end
+  kept[2] = packed(JOB_FIELDS, kept[2], { [name] = value })
   redis.call('HSET', P .. 'over', job, cjson.encode(kept))
 end
 

@@ -2,6 +2,7 @@
 
 -- Can the worker serve the account: does it know it, with credentials that were not refused?
 local function can_serve(worker, account, refused)
+  if is_lane(account) then return true end
   local fingerprint = redis.call('HGET', P .. 'knows:' .. worker, account)
   return fingerprint and not listed(refused, fingerprint)
 end
@@ -34,28 +35,35 @@ local function pass_on(worker, account, lease_ms)
   end
 end
 
--- The first of the backlog from that rank on that can be worked on, with its fence and its job's hash; nil, true when
--- there are only some of newer formats.
+-- The first of the backlog from that rank on that can be worked on, with its fence and its job's hash; else nil, and why:
+-- 'strangers' when some are of newer formats, 'held' when they wait for errands, behind which a site's later posts wait as
+-- well.
 local function first_from(account, rank, format)
-  local backlog, strangers = backlog_key(account), 0
-  while strangers < 100 do
-    local first = redis.call('ZRANGE', backlog, rank + strangers, rank + strangers, 'WITHSCORES')
-    local id = first[1]
-    if not id then return nil, strangers > 0 end
-    local known = redis.pcall('HMGET', delivery_key(id), 'format', 'state', 'expires_at_ms', 'fence', 'score')
+  local backlog, passed, why, waiting = backlog_key(account), 0, nil, {}
+  while passed < 100 do
+    local id = redis.call('ZRANGE', backlog, rank + passed, rank + passed)[1]
+    if not id then return nil, why end
+    local job = job_and_account(id)
+    local known = redis.pcall('HMGET', delivery_key(id), 'format', 'state', 'expires_at_ms', 'fence', 'score', 'site',
+      'action', 'cid')
     if known.err or known[2] ~= 'ready' then
       redis.call('ZREM', backlog, id)
     elseif tonumber(known[1] or 0) > format then
-      strangers = strangers + 1
+      passed, why = passed + 1, 'strangers'
     elseif tonumber(known[3] or 0) <= NOW then
       kill(id, 'expired')
+    elseif not is_lane(account) and (waiting[known[6]] or is_held(job, known[6], known[7], known[8])) then
+      waiting[known[6]] = true
+      passed, why = passed + 1, why or 'held'
     else
-      local job = redis.pcall('HGETALL', job_key(job_and_account(id)))
-      if not job.err and #job > 0 then return id, tonumber(known[4] or 0), tonumber(known[5] or 0), job end
+      local fields = redis.pcall('HGETALL', job_key(job))
+      if not fields.err and (#fields > 0 or is_lane(account)) then
+        return id, tonumber(known[4] or 0), tonumber(known[5] or 0), fields
+      end
       redis.call('ZREM', backlog, id)
     end
   end
-  return nil, true
+  return nil, why
 end
 
 -- What is next, as first_from has it: of the others, when so many urgent ones went before them.
@@ -90,7 +98,7 @@ local function lease(entry, account, worker, token, format, lease_ms)
   local known = redis.call('HMGET', key, 'bell', 'active', 'paused', 'gate_until_ms', 'refused', 'tried',
     'hurried', 'unknown_since_ms')
   if known[1] ~= entry then
-    remove_entry(entry)
+    remove_entry(account, entry)
     return nil
   end
   if given(known[2]) then return nil end
@@ -105,14 +113,19 @@ local function lease(entry, account, worker, token, format, lease_ms)
   local id, fence, score, job = head(account, format, known[7])
   if not id then
     silence(account)
-    -- `fence` says that there is only what newer workers understand.
-    if fence then redis.call('ZADD', P .. 'orphans', NOW + PASSED_REST_MS, account) end
+    -- `fence` says why.
+    if fence == 'strangers' then redis.call('ZADD', P .. 'orphans', NOW + PASSED_REST_MS, account) end
+    if fence == 'held' then redis.call('HSET', key, 'held', '1') end
     return nil
   end
   redis.call('ZREM', backlog_key(account), id)
   redis.call('HSET', delivery_key(id), 'state', 'active', 'token', token, 'worker', worker, 'fence', fence + 1)
   redis.call('HSET', key, 'active', id, 'worker', worker)
   note_turn(account, score, known[7])
+  if fence == 0 and errand_kind(id) == 'enrich' then
+    redis.call('HSET', delivery_key(id), 'expires_at_ms', string.format('%.0f', NOW + ENRICH_MS))
+    redis.call('ZADD', P .. 'live', NOW + ENRICH_MS, id)
+  end
   if known[6] or known[8] then redis.call('HDEL', key, 'tried', 'unknown_since_ms') end
   return handed_over(id, job)
 end
@@ -121,8 +134,7 @@ end
 local function lease_safely(entry, account, worker, token, format, lease_ms)
   local fine, leased = pcall(lease, entry, account, worker, token, format, lease_ms)
   if fine then return leased end
-  redis.call('XACK', BELLS, GROUP, entry)
-  redis.call('XDEL', BELLS, entry)
+  remove_entry(account, entry)
   redis.pcall('HDEL', account_key(account), 'bell', 'active', 'worker')
   redis.call('ZADD', P .. 'orphans', NOW + 12 * ORPHAN_REST_MS, account)
   redis.call('HSET', P .. 'damaged', account, type(leased) == 'table' and leased.err or tostring(leased))
@@ -131,12 +143,13 @@ end
 
 local function ensure_group()
   redis.pcall('XGROUP', 'CREATE', BELLS, GROUP, '0', 'MKSTREAM')
+  redis.pcall('XGROUP', 'CREATE', ERRANDS, GROUP, '0', 'MKSTREAM')
 end
 
--- Up to count bells for the worker, from `from` on: '>' the next, '0' its own pending ones.
-local function read_bells(worker, count, from)
+-- Up to count bells of the stream for the worker, from `from` on: '>' the next, '0' its own pending ones.
+local function read_bells(stream, worker, count, from)
   local function read()
-    return redis.pcall('XREADGROUP', 'GROUP', GROUP, worker, 'COUNT', count, 'STREAMS', BELLS, from)
+    return redis.pcall('XREADGROUP', 'GROUP', GROUP, worker, 'COUNT', count, 'STREAMS', stream, from)
   end
   local answer = read()
   if answer and answer.err then
@@ -146,11 +159,11 @@ local function read_bells(worker, count, from)
   return answer and not answer.err and answer[1] and answer[1][2] or {}
 end
 
--- The next delivery for a worker that has just settled one; '' as worker: it wants none.
-local function take_next(worker, token, format, lease_ms)
+-- The next of the stream for a worker that has just settled one; '' as worker: it wants none.
+local function take_next(stream, worker, token, format, lease_ms)
   if not given(worker) or not redis.call('ZSCORE', P .. 'workers', worker) then return false end
   for _ = 1, 3 do
-    local bell = read_bells(worker, 1, '>')[1]
+    local bell = read_bells(stream, worker, 1, '>')[1]
     if not bell then return false end
     local leased = lease_safely(bell[1], bell[2][2], worker, token, format, lease_ms)
     if leased then return leased end
@@ -169,10 +182,12 @@ end
 
 -- What a step that settles a delivery returns: { ours | again | lost, the next delivery or false }.
 -- Made again, it hands out the same delivery again, as long as the worker has not settled that.
-local function settled(how, worker, token, format, lease_ms)
-  if how == 'ours' then return { how, take_next(worker, token, tonumber(format), tonumber(lease_ms)) } end
+local function settled(settled_id, how, worker, token, format, lease_ms)
+  local _, account = job_and_account(settled_id)
+  local stream = bells_of(account)
+  if how == 'ours' then return { how, take_next(stream, worker, token, tonumber(format), tonumber(lease_ms)) } end
   if how == 'again' and given(worker) then
-    for _, bell in ipairs(read_bells(worker, 1000, '0')) do
+    for _, bell in ipairs(read_bells(stream, worker, 1000, '0')) do
       local id, its_token = held(worker, bell)
       if id and its_token == token then return { how, handed_over(id) } end
     end

@@ -51,7 +51,10 @@ end)
 each('live', function(id)
   local state = redis.call('HGET', delivery_key(id), 'state')
   if state == 'ready' or state == 'delayed' then
-    kill(id, 'expired')
+    kill(id, errand_kind(id) == 'enrich' and 'not found out in time' or 'expired')
+  elseif state == 'active' and errand_kind(id) == 'enrich' then
+    -- The deliveries go on without it, and without waiting for its worker.
+    kill(id, 'not found out in time')
   elseif state == 'active' then
     redis.call('ZADD', P .. 'live', NOW + 60000, id)
   else

@@ -8,16 +8,16 @@ for _, worker in ipairs(redis.call('ZRANGEBYSCORE', P .. 'workers', '(' .. strin
   redis.call('ZADD', P .. 'workers', NOW, worker)
 end
 
-local function take_back(entry, worker)
-  local message = redis.call('XRANGE', BELLS, entry, entry)[1]
+local function take_back(stream, entry, worker)
+  local message = redis.call('XRANGE', stream, entry, entry)[1]
   if not message then
-    redis.call('XACK', BELLS, GROUP, entry)
+    redis.call('XACK', stream, GROUP, entry)
     return
   end
   local account = message[2][2]
   local known = redis.call('HMGET', account_key(account), 'bell', 'active', 'worker')
   if known[1] ~= entry then
-    remove_entry(entry)
+    remove_entry(account, entry)
     return
   end
   -- Delivered twice, because the group was made anew: another worker has it.
@@ -30,30 +30,35 @@ local function take_back(entry, worker)
   next_turn(account)
 end
 
-local function bury(worker)
-  redis.call('ZREM', P .. 'workers', worker)
-  redis.call('HDEL', P .. 'requests', worker)
-  redis.call('DEL', P .. 'knows:' .. worker)
+local function is_gone(worker)
+  local seen = redis.call('ZSCORE', P .. 'workers', worker)
+  return worker == leaver or not seen or tonumber(seen) < NOW - lease_ms
 end
 
-local answer = redis.pcall('XINFO', 'CONSUMERS', BELLS, GROUP)
-for _, flat in ipairs(answer.err and {} or answer) do
-  local consumer = {}
-  for i = 1, #flat, 2 do consumer[flat[i]] = flat[i + 1] end
-  local seen = redis.call('ZSCORE', P .. 'workers', consumer.name)
-  if consumer.name == leaver or not seen or tonumber(seen) < NOW - lease_ms then
-    for _, entry in ipairs(redis.call('XPENDING', BELLS, GROUP, '-', '+', limit, consumer.name)) do
-      take_back(entry[1], consumer.name)
-    end
-    if #redis.call('XPENDING', BELLS, GROUP, '-', '+', 1, consumer.name) == 0 then
-      redis.call('XGROUP', 'DELCONSUMER', BELLS, GROUP, consumer.name)
-      bury(consumer.name)
+local function pending_of(stream, worker, count)
+  local found = redis.pcall('XPENDING', stream, GROUP, '-', '+', count, worker)
+  return found.err and {} or found
+end
+
+for _, stream in ipairs({ BELLS, ERRANDS }) do
+  local answer = redis.pcall('XINFO', 'CONSUMERS', stream, GROUP)
+  for _, flat in ipairs(answer.err and {} or answer) do
+    local consumer = {}
+    for i = 1, #flat, 2 do consumer[flat[i]] = flat[i + 1] end
+    if is_gone(consumer.name) then
+      for _, entry in ipairs(pending_of(stream, consumer.name, limit)) do take_back(stream, entry[1], consumer.name) end
+      if #pending_of(stream, consumer.name, 1) == 0 then redis.call('XGROUP', 'DELCONSUMER', stream, GROUP, consumer.name) end
     end
   end
 end
-for _, worker in ipairs(redis.call('ZRANGEBYSCORE', P .. 'workers', '-inf', '(' .. string.format('%.0f', NOW - lease_ms))) do
-  -- A worker without a consumer has never taken anything.
-  bury(worker)
+local names = redis.call('ZRANGEBYSCORE', P .. 'workers', '-inf', '(' .. string.format('%.0f', NOW - lease_ms))
+if given(leaver) then names[#names + 1] = leaver end
+for _, worker in ipairs(names) do
+  -- What it still holds is taken back next time.
+  if worker == leaver or #pending_of(BELLS, worker, 1) + #pending_of(ERRANDS, worker, 1) == 0 then
+    redis.call('ZREM', P .. 'workers', worker)
+    redis.call('HDEL', P .. 'requests', 'bells ' .. worker, 'errands ' .. worker)
+    redis.call('DEL', P .. 'knows:' .. worker)
+  end
 end
-if given(leaver) then bury(leaver) end
 return taken

@@ -8,8 +8,8 @@ local function repaired(what, id)
   repairs[#repairs + 1] = what .. ' ' .. id
 end
 
-local function is_delivered(entry)
-  return #redis.call('XPENDING', BELLS, GROUP, entry, entry, 1) > 0
+local function is_delivered(account, entry)
+  return #redis.call('XPENDING', bells_of(account), GROUP, entry, entry, 1) > 0
 end
 
 local function after(one, other)
@@ -18,18 +18,15 @@ local function after(one, other)
   return tonumber(ms) > tonumber(other_ms) or (ms == other_ms and tonumber(n) > tonumber(other_n))
 end
 
-local last_delivered = '0-0'
-local groups = redis.pcall('XINFO', 'GROUPS', BELLS)
-local has_group = false
-for _, flat in ipairs(groups.err and {} or groups) do
-  local info = {}
-  for i = 1, #flat, 2 do info[flat[i]] = flat[i + 1] end
-  if info.name == GROUP then
-    has_group = true
-    last_delivered = info['last-delivered-id']
+ensure_group()
+local last_delivered = {}
+for _, stream in ipairs({ BELLS, ERRANDS }) do
+  for _, flat in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
+    local info = {}
+    for i = 1, #flat, 2 do info[flat[i]] = flat[i + 1] end
+    if info.name == GROUP then last_delivered[stream] = info['last-delivered-id'] end
   end
 end
-if not has_group then ensure_group() end
 
 -- Whether the lease that an active delivery speaks of is there from all sides.
 local function is_leased(id, account, worker)
@@ -38,7 +35,7 @@ local function is_leased(id, account, worker)
   local seen = redis.call('ZSCORE', P .. 'workers', worker or '')
   if seen and tonumber(seen) >= NOW - tonumber(ARGV[3]) then return true end
   -- A dead worker's entry is the reaper's part, unless the group was made anew and another got the entry.
-  return #redis.call('XPENDING', BELLS, GROUP, known[3], known[3], 1, worker or '') > 0
+  return #redis.call('XPENDING', bells_of(account), GROUP, known[3], known[3], 1, worker or '') > 0
 end
 
 -- Backlogs and accounts follow from the deliveries: what is of another kind goes, and they are made anew.
@@ -59,7 +56,13 @@ local function write_off(id, job, account)
   redis.call('ZREM', backlog_key(account), id)
   redis.call('DEL', delivery_key(id))
   local site = redis.call('HGET', job_key(job), 'site')
-  if site then
+  local kind = errand_kind(id)
+  if kind == 'enrich' then
+    end_enriching(job, '', 'damaged')
+  elseif kind then
+    local shown = site and hash_of(job_key(job), { payload = true }) or unfolded(job) or {}
+    set_callback(job, callback_words(callback_number(shown.callback), 'failed', 0, 0, 'damaged'))
+  elseif site then
     redis.call('HSET', delivery_key(id), 'format', 1, 'job', job, 'account', account, 'site', site, 'state', 'ready')
     kill(id, 'damaged: what was stored of it could not be read')
   end
@@ -69,18 +72,23 @@ end
 local function check_delivery(id)
   local job, account = job_and_account(id)
   if not accounts[account] then clear_foreign(account) end
-  local known = redis.pcall('HMGET', delivery_key(id), 'state', 'worker', 'due_at_ms')
+  accounts[account] = true
+  local known = redis.pcall('HMGET', delivery_key(id), 'state', 'worker', 'due_at_ms', 'site')
   local state, backlog = not known.err and known[1], backlog_key(account)
-  if not state or redis.call('EXISTS', job_key(job)) == 0 then
+  if not state or (errand_kind(id) ~= 'notify' and redis.call('EXISTS', job_key(job)) == 0) then
     write_off(id, job, account)
     return
   end
-  accounts[account] = true
   if state == 'ready' then
     if redis.call('ZREM', P .. 'delayed', id) == 1 then repaired('ready and delayed', id) end
     if not redis.call('ZSCORE', backlog, id) then
       make_ready(id)
       repaired('not in the backlog', id)
+    end
+    if not is_lane(account) and redis.call('HGET', job_key(job), 'enrich') == 'running'
+      and redis.call('EXISTS', delivery_key(errand_id('enrich', job, known[4]))) == 0 then
+      end_enriching(job, '', 'lost')
+      repaired('waits for nothing', id)
     end
   elseif state == 'delayed' then
     if redis.call('ZREM', backlog, id) == 1 then repaired('delayed and in the backlog', id) end
@@ -104,15 +112,16 @@ end
 
 local function check_account(account)
   local key = account_key(account)
-  local known = redis.call('HMGET', key, 'bell', 'active', 'paused', 'gate_until_ms')
+  local known = redis.call('HMGET', key, 'bell', 'active', 'paused', 'gate_until_ms', 'held')
   if given(known[2]) and redis.call('HGET', delivery_key(known[2]), 'state') ~= 'active' then
     next_turn(account)
     repaired('holds what is not active', account)
     return
   end
   if given(known[1]) then
-    local exists = #redis.call('XRANGE', BELLS, known[1], known[1]) > 0
-    if not exists or (not is_delivered(known[1]) and not after(known[1], last_delivered)) then
+    local stream = bells_of(account)
+    local exists = #redis.call('XRANGE', stream, known[1], known[1]) > 0
+    if not exists or (not is_delivered(account, known[1]) and not after(known[1], last_delivered[stream])) then
       next_turn(account)
       repaired('has lost its bell', account)
     elseif not ALL_PAUSED and not given(known[2]) and is_closed(known[3], known[4]) then
@@ -126,9 +135,11 @@ local function check_account(account)
       repaired('has a gate that would never open', account)
     end
   elseif redis.call('EXISTS', backlog_key(account)) == 1 and not redis.call('ZSCORE', P .. 'orphans', account)
-    and not redis.call('ZSCORE', P .. 'gates', account) then
-    ring(account)
-    repaired('has work and no bell', account)
+    and not redis.call('ZSCORE', P .. 'gates', account) and not (given(known[5]) and not head(account, 1e9)) then
+    if redis.call('EXISTS', backlog_key(account)) == 1 then
+      ring(account)
+      repaired('has work and no bell', account)
+    end
   end
 end
 

@@ -27,4 +27,4 @@ if how == 'ours' then
   next_turn(account)
   follow(job_and_account(id))
 end
-return settled(how, ARGV[3], ARGV[4], ARGV[5], ARGV[6])
+return settled(id, how, ARGV[3], ARGV[4], ARGV[5], ARGV[6])

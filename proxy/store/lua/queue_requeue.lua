@@ -1,9 +1,13 @@
--- Try again what has failed of a job. ARGV: job, how long it may wait in ms, account, ... (none: all of them).
+-- Try again what has failed of a job, its notification too. ARGV: job, how long it may wait in ms, account, ... (none: all of them).
 -- Returns the job as JSON, or "" if it is not known. Gates that wait for a person open.
 local job = ARGV[1]
 allow_growth()
 local accounts = redis.call('HGET', job_key(job), 'accounts')
-if not accounts then return view(job) or '' end
+if not accounts then
+  local folded = unfolded(job)
+  if folded and folded.site then notify_again(job, folded.site) end
+  return view(job) or ''
+end
 local wanted = table.concat(ARGV, ',', 3)
 for account in string.gmatch(accounts, '[^,]+') do
   local id = job .. ':' .. account
@@ -16,5 +20,6 @@ for account in string.gmatch(accounts, '[^,]+') do
     end
   end
 end
+notify_again(job, redis.call('HGET', job_key(job), 'site'))
 follow(job)
 return view(job)

@@ -23,4 +23,4 @@ if how == 'ours' then
   end
   next_turn(account)
 end
-return settled(how, ARGV[3], ARGV[4], ARGV[5], ARGV[6])
+return settled(id, how, ARGV[3], ARGV[4], ARGV[5], ARGV[6])

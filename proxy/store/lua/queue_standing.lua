@@ -1,7 +1,7 @@
 -- How the queue stands. ARGV: lease in ms, how long a post may wait in ms, accounts.
 -- Returns JSON: numbers, and of each account that has something waiting or is closed what that is.
 local lease_ms, max_age_ms = tonumber(ARGV[1]), tonumber(ARGV[2])
-local HEADS, MOST = 10, 100
+local HEADS, MOST, SAMPLE = 10, 100, 1000
 local told = { ready = 0, active = 0, parked = 0, late_ms = 0, accounts = {} }
 
 local function note_late(since_ms)
@@ -54,11 +54,21 @@ look_at_all(own)
 -- Those that only others know.
 for _, set in ipairs({ 'orphans', 'gates' }) do look_at_all(redis.call('ZRANGE', P .. set, 0, MOST - 1)) end
 
-told.delayed = redis.call('ZCARD', P .. 'delayed')
+-- Errands are told apart. Of very many, how many are delayed is an estimate.
+local function delayed_errands()
+  local sample, delayed = redis.call('SRANDMEMBER', P .. 'chores', SAMPLE), 0
+  for _, id in ipairs(sample) do
+    if redis.call('ZSCORE', P .. 'delayed', id) then delayed = delayed + 1 end
+  end
+  return #sample < SAMPLE and delayed or math.floor(delayed / SAMPLE * told.errands)
+end
+
+told.errands = redis.call('SCARD', P .. 'chores')
+told.delayed = redis.call('ZCARD', P .. 'delayed') - delayed_errands()
 local first = redis.call('ZRANGE', P .. 'delayed', 0, 0, 'WITHSCORES')
 note_late(tonumber(first[2]))
 -- What is left is of accounts that only others know, and is not closed.
-local live = redis.call('ZCARD', P .. 'live')
+local live = redis.call('ZCARD', P .. 'live') - told.errands
 told.ready = math.max(told.ready, live - told.delayed - told.active - told.parked)
 told.dead = redis.call('ZCARD', P .. 'dead')
 told.dead_lately = redis.call('ZCOUNT', P .. 'dead', NOW - HOUR_MS, '+inf')

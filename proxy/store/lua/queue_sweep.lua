@@ -34,6 +34,7 @@ local function bury(job)
   redis.call('ZREM', P .. 'done', job)
   if not fields.site then return end
   redis.call('ZREM', P .. 'jobs:' .. fields.site, job)
+  drop_errand(errand_id('notify', job, fields.site))
   local newest = redis.call('LINDEX', P .. 'quota:' .. fields.site, 0)
   if newest and tonumber(newest) <= NOW - HOUR_MS then redis.call('DEL', P .. 'quota:' .. fields.site) end
   local name = fields.site .. ':' .. fields.post
@@ -60,6 +61,8 @@ each_older('dead', dead_ms, function(id)
   end
   bury(job)
 end)
+-- Another chance for who said that nobody wants to be told there.
+each_older('gone', dead_ms, function(name) redis.call('ZREM', P .. 'gone', name) end)
 each_older('idem', idem_ms, function(name)
   redis.call('DEL', P .. 'idem:' .. name)
   redis.call('ZREM', P .. 'idem', name)

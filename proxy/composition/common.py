@@ -1,0 +1,70 @@
+"""What both paths are made of."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import (
+    AsyncIterator,
+    Coroutine,
+)
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from typing import Any
+
+import httpx
+
+from proxy.clock import Clock
+from proxy.errors import UsageError
+from proxy.settings import Settings
+from proxy.store.connection import Store, connect
+from proxy.telemetry import get_logger
+from proxy.version import VERSION
+
+_log = get_logger()
+
+
+def store_of(settings: Settings, clock: Clock) -> Store:
+    """The store of cache, limiter and leases."""
+    url = settings.store_url
+    if url is None:
+        raise UsageError("FEEDPROXY_REDIS_URL is not set, and there is no embedded store in this process")
+    return connect(url, clock)
+
+
+def client_of(
+    settings: Settings, transport: httpx.AsyncBaseTransport, *, base_url: str = ""
+) -> httpx.AsyncClient:
+    """The HTTP client of a process."""
+    return httpx.AsyncClient(
+        base_url=base_url,
+        transport=transport,
+        headers={"user-agent": user_agent(settings)},
+        # A cookie for one question would go along with everyone's.
+        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
+        trust_env=False,
+    )
+
+
+def user_agent(settings: Settings) -> str:
+    """What we say of ourselves."""
+    contact = f" ({settings.contact})" if settings.contact else ""
+    return f"feedproxy/{VERSION}{contact}"
+
+
+@contextlib.asynccontextmanager
+async def running(*work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Background work, under way for as long as the block lasts."""
+    tasks = [asyncio.create_task(each) for each in work]
+    for task in tasks:
+        task.add_done_callback(_tell_crash)
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+
+
+def _tell_crash(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        _log.error("background_work_crashed", exc_info=error)
