@@ -18,14 +18,30 @@ MAX_BODY_BYTES: Final = 64 * 1024
 _HEADERS: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
 Handler = Callable[[Request], Awaitable[Mapping[str, Any]]]
+# Raises Rejected for whoever may not do as asked.
+Check = Callable[[Request], None]
+
+
+def client_name(request: Request, trust: Trust) -> str:
+    """Who asks, as limits call it."""
+    peer = request.client.host if request.client is not None else None
+    return trust.client_of(peer, request.headers.getlist("x-forwarded-for")).name
+
+
+def bearer_check(token: AdminToken, trust: Trust) -> Check:
+    """See that requests carry `token`; `trust` tells who shows it."""
+
+    def check(request: Request) -> None:
+        token.check(client_name(request, trust), request.headers.get("authorization"))
+
+    return check
 
 
 class AdminEdge:
-    """The edge of admin routes, which exist only with a `token`. `trust` tells who shows it."""
+    """The edge of routes for operators, each of whose requests has to pass `check`."""
 
-    def __init__(self, token: AdminToken, trust: Trust) -> None:
-        self._token = token
-        self._trust = trust
+    def __init__(self, check: Check) -> None:
+        self._check = check
 
     def route(self, path: str, handler: Handler, method: str) -> Route:
         """A route to `handler`: its answer as JSON, or what it raises of Rejected and StoreError."""
@@ -41,11 +57,6 @@ class AdminEdge:
                 return _refusal(Rejected(503, "StoreUnavailable", message, (("Retry-After", "2"),)))
 
         return Route(path, answer, methods=[method])
-
-    def _check(self, request: Request) -> None:
-        peer = request.client.host if request.client is not None else None
-        client = self._trust.client_of(peer, request.headers.getlist("x-forwarded-for"))
-        self._token.check(client.name, request.headers.get("authorization"))
 
 
 async def document_of(request: Request) -> Mapping[str, Any]:

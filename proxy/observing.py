@@ -11,6 +11,7 @@ from typing import Literal
 
 from starlette.routing import BaseRoute
 
+from proxy.admin import AdminEdge
 from proxy.clients import Trust
 from proxy.clock import Clock
 from proxy.composition.reading import Reading
@@ -18,6 +19,11 @@ from proxy.composition.syndicating import Syndication
 from proxy.control import ControlChannel
 from proxy.feeds.shared import prefix_of
 from proxy.instruments import Instruments
+from proxy.ops.dashboard.history import History, Moment, moment_of
+from proxy.ops.dashboard.login import PATH, Login
+from proxy.ops.dashboard.routes import Dashboard, NoDashboard
+from proxy.ops.dashboard.scenes import Scenes
+from proxy.ops.dashboard.stream import StreamPolicy, Streams
 from proxy.ops.door import Door
 from proxy.ops.families import LAYOUT
 from proxy.ops.health import Health
@@ -25,6 +31,7 @@ from proxy.ops.reporter import ABOUT_AGAIN_S, AGAIN_S, Asked, Reporter, Sources
 from proxy.ops.scrape import Scrape
 from proxy.resilience.admin_token import AdminToken
 from proxy.settings import Settings
+from proxy.syndication.admin import QueueAdminRoutes
 from proxy.syndication.standing import QueueStanding
 from proxy.tally import BEAT_S, Board, new_memory
 from proxy.telemetry import Redactor, get_logger
@@ -68,17 +75,22 @@ class Observatory:
     settings: Settings
     reporter: Reporter
     token: AdminToken
+    dashboard: Dashboard | NoDashboard
 
     def routes(self) -> list[BaseRoute]:
         """For the main listener: everything for some, or where OPS_LISTEN is set, for nobody."""
-        return self._routes(self._door(is_moved=self.settings.ops_listen is not None))
+        if self.settings.ops_listen is not None:
+            return self._routes(self._door(is_moved=True))
+        door = self._door()
+        return [*self._routes(door), *self.dashboard.routes(door)]
 
     def own_routes(self) -> list[BaseRoute]:
         """For a listener that is there for nothing else: everything for everybody."""
-        return self._routes(self._door(is_private=True))
+        door = self._door(is_private=True)
+        return [*self._routes(door), *self.dashboard.routes(door)]
 
     def worker_routes(self) -> list[BaseRoute]:
-        """For the listener of a worker: everything for some."""
+        """For the listener of a worker: all but the dashboard, for some."""
         return self._routes(self._door())
 
     def _door(self, *, is_private: bool = False, is_moved: bool = False) -> Door:
@@ -103,19 +115,62 @@ async def observing(
 ) -> AsyncIterator[Observatory]:
     """An observatory of this process, whose gauges are current, for as long as the block lasts."""
     reporter = Reporter(_sources(settings, clock, process, instruments, posts, feeds))
+    history = _history(process, clock)
+    is_shown = feeds is not None and token.is_set
+    scenes = Scenes(
+        reporter,
+        history,
+        posts.controls(clock),
+        lambda: posts.book.current,
+        clock,
+        budget_per_s=settings.upstream_rps,
+    )
 
     async def beat() -> None:
         while True:
             instruments.tally.beat(clock.steady())
+            if is_shown:
+                history.beat()
             await asyncio.sleep(BEAT_S)
 
     beating = asyncio.create_task(beat(), name="gauges")
     try:
-        yield Observatory(process=process, settings=settings, reporter=reporter, token=token)
+        yield Observatory(
+            process=process,
+            settings=settings,
+            reporter=reporter,
+            token=token,
+            dashboard=_dashboard(settings, clock, process, token, scenes, posts)
+            if is_shown
+            else NoDashboard(),
+        )
     finally:
         beating.cancel()
         await asyncio.wait([beating])
+        await scenes.close()
         await reporter.close()
+
+
+def _history(process: Process, clock: Clock) -> History:
+    def now() -> Moment:
+        steady_s = clock.steady()
+        return moment_of(process.board.totals(steady_s), at=clock.wall(), steady_s=steady_s)
+
+    return History(now, clock.steady)
+
+
+def _dashboard(
+    settings: Settings,
+    clock: Clock,
+    process: Process,
+    token: AdminToken,
+    scenes: Scenes,
+    posts: Syndication,
+) -> Dashboard:
+    login = Login(token, Trust(settings.trusted_proxies), clock, public_url=settings.public_url)
+    queue = QueueAdminRoutes(posts.controls(clock), lambda: posts.book.current, clock, AdminEdge(login.check))
+    streams = Streams(scenes.tell, clock, process.stopping, StreamPolicy())
+    return Dashboard(login, streams, queue.routes(f"{PATH}/api"))
 
 
 def _sources(

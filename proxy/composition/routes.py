@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from starlette.routing import BaseRoute, Route
 
-from proxy.admin import AdminEdge
+from proxy.admin import AdminEdge, bearer_check
 from proxy.clients import Trust
 from proxy.clock import Clock
 from proxy.composition.reading import Reading
@@ -22,7 +22,7 @@ def admin_routes(
     """What operators may do over HTTP; nothing without a token."""
     if not token.is_set:
         return []
-    edge = AdminEdge(token, Trust(settings.trusted_proxies))
+    edge = AdminEdge(bearer_check(token, Trust(settings.trusted_proxies)))
     queue = QueueAdminRoutes(posts.controls(clock), lambda: posts.book.current, clock, edge)
     return [*PurgeRoutes(feeds.purges, feeds.service, edge).routes(), *queue.routes()]
 

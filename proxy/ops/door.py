@@ -7,6 +7,7 @@ from typing import Final
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from proxy.admin import client_name
 from proxy.clients import Trust, address_of, is_own
 from proxy.errors import Rejected
 from proxy.resilience.admin_token import AdminToken
@@ -39,9 +40,7 @@ class Door:
         shown = request.headers.get("authorization")
         if shown is None or not self._token.is_set:
             return False
-        peer = request.client.host if request.client is not None else None
-        client = self._trust.client_of(peer, request.headers.getlist("x-forwarded-for"))
-        self._token.check(client.name, shown)
+        self._token.check(client_name(request, self._trust), shown)
         return True
 
 

@@ -6,6 +6,8 @@ import hmac
 import math
 from typing import Final
 
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from pydantic import SecretStr
 
 from proxy.clock import Clock
@@ -18,7 +20,7 @@ _FAILURES: Final = Rate(per_s=0.1, burst=10)
 
 
 class AdminToken:
-    """Checks the token that ADMIN_TOKEN sets. Failures are counted in this process."""
+    """Checks the token that ADMIN_TOKEN sets; derives keys from it. Failures are counted in this process."""
 
     def __init__(self, token: SecretStr | None, clock: Clock) -> None:
         self._token = None if token is None else token.get_secret_value().encode()
@@ -28,6 +30,12 @@ class AdminToken:
     def is_set(self) -> bool:
         """Whether there is one: without, nothing that needs it exists."""
         return self._token is not None
+
+    def key(self, purpose: str) -> bytes:
+        """A key for one purpose that follows from the token. Raises ValueError when there is none."""
+        if self._token is None:
+            raise ValueError("of no token follows no key")
+        return HKDF(algorithm=SHA256(), length=32, salt=None, info=purpose.encode()).derive(self._token)
 
     def check(self, client: str, authorization: str | None) -> None:
         """See that the Authorization header of `client` carries the token.

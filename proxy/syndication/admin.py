@@ -1,4 +1,4 @@
-"""What operators may do to the queue over HTTP: /admin/…, with the admin token."""
+"""What operators may do to the queue over HTTP: /admin/… with the admin token, or in the dashboard."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _DEAD_CURSOR: Final = re.compile(r"(?:[0-9]{1,16} [0-9]{1,9})?")
 
 
 class QueueAdminRoutes:
-    """Everything under /admin. `accounts` gives those of feedproxy.toml as they are now."""
+    """Everything under /admin, or wherever else. `accounts` gives those of feedproxy.toml as they are now."""
 
     def __init__(
         self, controls: Controls, accounts: Callable[[], Accounts], clock: Clock, edge: AdminEdge
@@ -45,22 +45,22 @@ class QueueAdminRoutes:
         self._clock = clock
         self._edge = edge
 
-    def routes(self) -> list[Route]:
-        """The routes."""
+    def routes(self, base: str = "/admin") -> list[Route]:
+        """The routes, all of which lie under `base`."""
         handlers = (
-            ("GET", "/admin/queue", self._queue),
-            ("POST", "/admin/pause", self._pause),
-            ("POST", "/admin/resume", self._resume),
-            ("GET", "/admin/jobs", self._jobs),
-            ("GET", "/admin/jobs/{job}", self._job),
-            ("DELETE", "/admin/jobs/{job}", self._cancel),
-            ("POST", "/admin/jobs/{job}/retry", self._retry),
-            ("GET", "/admin/dead", self._dead),
-            ("GET", "/admin/dead/summary", self._errors),
-            ("POST", "/admin/dead/retry", self._retry_dead),
-            ("POST", "/admin/dead/drop", self._drop_dead),
+            ("GET", "/queue", self._queue),
+            ("POST", "/pause", self._pause),
+            ("POST", "/resume", self._resume),
+            ("GET", "/jobs", self._jobs),
+            ("GET", "/jobs/{job}", self._job),
+            ("DELETE", "/jobs/{job}", self._cancel),
+            ("POST", "/jobs/{job}/retry", self._retry),
+            ("GET", "/dead", self._dead),
+            ("GET", "/dead/summary", self._errors),
+            ("POST", "/dead/retry", self._retry_dead),
+            ("POST", "/dead/drop", self._drop_dead),
         )
-        return [self._edge.route(path, handler, method) for method, path, handler in handlers]
+        return [self._edge.route(base + path, handler, method) for method, path, handler in handlers]
 
     async def _queue(self, _request: Request) -> Mapping[str, Any]:
         accounts = self._accounts().accounts

@@ -7,23 +7,16 @@ import contextlib
 import hashlib
 import json
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
 from proxy.errors import Rejected
+from proxy.events import STILL_HERE, begin, disconnected, end, event, tell
 from proxy.syndication.intake import Answer, Intake
 from proxy.tenants import Site
-
-_HEADERS: Final = (
-    (b"content-type", b"text/event-stream; charset=utf-8"),
-    (b"cache-control", b"no-store"),
-    (b"x-content-type-options", b"nosniff"),
-    (b"x-accel-buffering", b"no"),  # nginx would hold events back
-)
-_RETRY_MS: Final = 3000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,40 +162,17 @@ class EventStream:
         ):
             async for answer in documents:
                 if not started:
-                    await send({"type": "http.response.start", "status": 200, "headers": list(_HEADERS)})
-                    await _send(send, f"retry: {_RETRY_MS}\n\n")
+                    await begin(send)
                     started = True
-                await _send(send, ": still here\n\n" if answer is None else _event(answer))
+                await tell(send, STILL_HERE if answer is None else _event(answer))
             if not started:  # swept between two looks
                 raise Rejected(404, "not_found", "there is no such job")
             if not gone.done():
-                await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-
-@contextlib.asynccontextmanager
-async def disconnected(receive: Receive) -> AsyncIterator[asyncio.Future[Any]]:
-    """A future that is done once the client of a request, whose body was read or ignored, has gone."""
-    gone = asyncio.ensure_future(_wait_for_disconnect(receive))
-    try:
-        yield gone
-    finally:
-        gone.cancel()
-        await asyncio.wait((gone,))
-
-
-async def _wait_for_disconnect(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
-async def _send(send: Send, text: str) -> None:
-    await send({"type": "http.response.body", "body": text.encode(), "more_body": True})
+                await end(send)
 
 
 def _event(answer: Answer) -> str:
-    # One line: JSON escapes what would end it.
-    data = json.dumps(answer.body, ensure_ascii=True, separators=(",", ":"))
-    return f"event: status\nid: {_event_id(answer)}\ndata: {data}\n\n"
+    return event("status", _event_id(answer), answer.body)
 
 
 def _event_id(answer: Answer) -> str:

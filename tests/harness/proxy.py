@@ -35,12 +35,14 @@ class Proxy:
         store: StoreOfTest,
         web: WebApp,
         settings: Settings,
+        process: Process,
     ) -> None:
         self.client = client
         self.clock = clock
         self.store = store
         self.web = web
         self.settings = settings
+        self.process = process
 
     async def landed(self) -> None:
         """Wait until nothing is under way: no flight, no write to the store."""
@@ -91,16 +93,18 @@ async def running_proxy(
         **settings,
     }
     loaded = load_settings({f"FEEDPROXY_{name}": str(value) for name, value in given.items()})
-    async with web_app(loaded, clock, Process(), patience_s=patience_s) as web:
+    process = Process()
+    async with web_app(loaded, clock, process, patience_s=patience_s) as web:
         transport = httpx.ASGITransport(web.app, raise_app_exceptions=True)
         async with httpx.AsyncClient(transport=transport, base_url="http://proxy.test") as client:
-            yield Proxy(client, clock, store, web, loaded)
+            yield Proxy(client, clock, store, web, loaded, process)
 
 
 @contextlib.asynccontextmanager
 async def listening_proxy(proxy: Proxy) -> AsyncIterator[tuple[str, int]]:
     """`proxy` behind its own HTTP server on loopback; the address."""
     server = web_server(proxy.web.app, proxy.settings, proxy.web.reading.hits.answer)
+    proxy.web.watch(server)
     with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
         listener.setblocking(False)  # noqa: FBT003
         address = listener.getsockname()

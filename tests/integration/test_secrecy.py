@@ -38,7 +38,18 @@ accounts = ["main", "side"]
 callback_secrets_env = ["HOOK_blog"]
 """
 EVERY_PAGE = (
-    *("/health", "/metrics", "/livez", "/readyz", "/ops", "/purge", "/openapi.json", "/", "/widget.js"),
+    *(
+        "/health",
+        "/metrics",
+        "/livez",
+        "/readyz",
+        "/ops",
+        "/ops/login",
+        "/purge",
+        "/openapi.json",
+        "/",
+        "/widget.js",
+    ),
     *("/embed/alice.test", "/xrpc/app.bsky.actor.getProfile?actor=alice.test", "/xrpc/none.such", "/nowhere"),
     *("/syndicate", "/syndicate?status=failed", "/syndicate/job_none"),
 )

@@ -1,0 +1,1 @@
+"""The dashboard under /ops: how everything stands, live, and what may be done about it."""
