@@ -95,7 +95,9 @@ class TwiceStore:
     async def run(self, script: Script, key: str, args: Sequence[Any]) -> Any:
         first = await self._store.run(script, key, args)
         second = await self._store.run(script, key, args)
-        if _how(script, first) != _how(script, second):
+        # Who finds nothing may have ended what had expired, and made room for what the next one finds.
+        in_vain = script.name == "queue_take" and first == [b"leases"]
+        if not in_vain and _how(script, first) != _how(script, second):
             self.differing.append(f"{script.name}: {first!r} then {second!r}")
         return second
 

@@ -24,6 +24,7 @@ local function notify_again(job, site)
   redis.call('HDEL', key, 'failures', 'deliveries')
   redis.call('HSET', key, 'expires_at_ms', string.format('%.0f', NOW + NOTIFY_MS))
   redis.call('ZADD', P .. 'live', NOW + NOTIFY_MS, id)
+  redis.call('SADD', P .. 'chores', id)
   set_callback(job, callback_words(tonumber(known[3]), 'pending', tonumber(redis.call('HGET', key, 'attempts') or 0), 0))
   make_ready(id)
 end

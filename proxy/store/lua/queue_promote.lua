@@ -59,6 +59,7 @@ each('live', function(id)
     redis.call('ZADD', P .. 'live', NOW + 60000, id)
   else
     redis.call('ZREM', P .. 'live', id)
+    redis.call('SREM', P .. 'chores', id)
   end
 end)
 

@@ -52,6 +52,7 @@ end
 -- What is left of a delivery that cannot be read: a failure that people see and can retry.
 local function write_off(id, job, account)
   redis.call('ZREM', P .. 'live', id)
+  redis.call('SREM', P .. 'chores', id)
   redis.call('ZREM', P .. 'delayed', id)
   redis.call('ZREM', backlog_key(account), id)
   redis.call('DEL', delivery_key(id))
@@ -106,6 +107,7 @@ local function check_delivery(id)
     end
   else
     redis.call('ZREM', P .. 'live', id)
+    redis.call('SREM', P .. 'chores', id)
     repaired('not live', id)
   end
 end
