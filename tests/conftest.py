@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 
 import pytest
+import structlog
 
 from harness.clock import FakeClock
 from harness.proxy import running_proxy
@@ -21,6 +22,16 @@ def pytest_addoption(parser):
     parser.addoption("--soak-seed", type=int, default=1, help="what a soak follows from")
     parser.addoption("--long", action="store_true", help="promises of the fleet at full size, and in time")
     parser.addoption("--chaos-seed", type=int, default=1, help="what a run of chaos follows from")
+
+
+@pytest.fixture(autouse=True)
+def logging_of_one_test(monkeypatch):
+    """Loggers that a test has configured are not those of the next one."""
+    configure = structlog.configure
+    uncached = {"cache_logger_on_first_use": False}
+    monkeypatch.setattr(structlog, "configure", lambda **options: configure(**options | uncached))
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture
