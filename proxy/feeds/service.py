@@ -187,12 +187,12 @@ class FeedService:
         """
         if key.digest in self._caches.unshared or self._caches.failing.current(key.digest) is not None:
             return await self._load(key)
-        deadline = self._clock.steady() + self._policy.timeout_s
+        deadline, warming = self._clock.steady() + self._policy.timeout_s, self._warming()
         outcome, started = await self._fly(key, None, client)
         if isinstance(outcome, Filled) and outcome.status is None:
             return outcome.held
         answer = await self._told(key, outcome, client, started=started, fwd="uri-miss", fallback=None)
-        return await self._unless_loaded(key, answer, deadline) if answer.error is not None else answer
+        return await self._unless_loaded(key, answer, deadline, was_warming=warming)
 
     async def _load(self, key: FeedKey) -> Held | None:
         """What level 2 has; many who ask at once cause one look-up."""
@@ -241,33 +241,30 @@ class FeedService:
 
     async def _miss(self, key: FeedKey, held: Held | None, client: Client) -> Answer:
         """Nothing to serve: the upstream decides. `held` is a negative answer that has expired, if any."""
-        deadline = self._clock.steady() + self._policy.timeout_s
+        deadline, warming = self._clock.steady() + self._policy.timeout_s, self._warming()
         failing = self._caches.failing.current(key.digest)
         if failing is not None:
             left_s = failing.until - self._clock.steady()
             failed = _failed(failing.error, retry_after_s=left_s, detail="failing")
-            return await self._unless_loaded(key, failed, deadline)
+            return await self._unless_loaded(key, failed, deadline, was_warming=warming)
         gone = held if held is not None and held.entry.negative else None
         outcome, started = await self._fly(key, gone, client)
         answer = await self._told(key, outcome, client, started=started, fwd="uri-miss", fallback=None)
-        return await self._unless_loaded(key, answer, deadline) if answer.error is not None else answer
+        return await self._unless_loaded(key, answer, deadline, was_warming=warming)
 
-    async def _unless_loaded(self, key: FeedKey, failed: Answer, deadline: float) -> Answer:
-        """An error, unless a store that is still loading turns out to have a copy before `deadline`."""
-
-        def worth_waiting() -> bool:
-            return self._warming() and not self._given_up and self._clock.steady() < deadline
-
-        while worth_waiting():
-            await asyncio.sleep(_LOADING_POLL_S)
+    async def _unless_loaded(
+        self, key: FeedKey, answer: Answer, deadline: float, *, was_warming: bool
+    ) -> Answer:
+        """`answer`, unless it is an error and a store that was loading has a copy before `deadline`."""
+        unasked = answer.error is not None and (was_warming or self._warming())
+        while unasked and not self._given_up and self._clock.steady() < deadline:
+            unasked = self._warming()  # it may have loaded since it was asked: then this is the last look
             held = await self._load(key)
-            if (
-                held is not None
-                and self._freshness(held) is not Freshness.EXPIRED
-                and failed.error is not None
-            ):
-                return _stale(held, failed.error)
-        return failed
+            if held is not None and self._freshness(held) is not Freshness.EXPIRED and answer.error:
+                return _stale(held, answer.error)
+            if unasked:
+                await asyncio.sleep(_LOADING_POLL_S)
+        return answer
 
     async def _told(
         self,

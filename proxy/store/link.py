@@ -46,12 +46,19 @@ class Link:
         self._watch: asyncio.TimerHandle | None = None
         self._answers = 0
         self.in_step = True
+        self._beating = False
         self._slipped_at = 0.0  # on the clock of the loop
 
     @property
     def hesitates(self) -> bool:
         """Whether the store was in step a moment ago and may be so again in another."""
         return not self.in_step and asyncio.get_running_loop().time() - self._slipped_at < HESITATION_S
+
+    @property
+    def warming(self) -> bool:
+        """Whether a store that could not be asked so far may be about to answer: see Store.warming."""
+        # Its first answer, to a beat, is not the end of that beat.
+        return self._store.warming or (self._beating and not self.in_step)
 
     async def run(
         self,
@@ -95,6 +102,7 @@ class Link:
         self._own(quietly(), name)
 
     async def _beat(self, beats: Sequence[Callable[[Run], Awaitable[None]]]) -> None:
+        self._beating = True
         try:
             for beat in beats:
                 await beat(self._at_once)
@@ -104,6 +112,8 @@ class Link:
             if not self.in_step:
                 _log.info("store_in_step")
             self.in_step = True
+        finally:
+            self._beating = False
 
     async def _at_once(self, script: Script, keys: Sequence[str], args: Sequence[Any]) -> Any:
         return await self._patiently(script, keys, args, None)
