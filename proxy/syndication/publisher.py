@@ -20,7 +20,6 @@ arrive of an earlier attempt has the same key.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from proxy.bluesky.identity import Identities
@@ -31,7 +30,6 @@ from proxy.bluesky.sessions import Sessions
 from proxy.clock import Clock
 from proxy.errors import (
     CredentialsRefused,
-    LeaseLost,
     PdsBusy,
     PdsError,
     PdsRejected,
@@ -42,17 +40,18 @@ from proxy.resilience.points import Points
 from proxy.syndication.accounts import Accounts
 from proxy.syndication.attempt import Credentials, Lease, Outcome, Permanent, Published, Transient, Wait
 from proxy.syndication.deletion import delete_post
+from proxy.syndication.draft import Draft, identity_of
 from proxy.syndication.embedding import BLOB_LIFETIME_S, Embedder, bare_embed
 from proxy.syndication.enriching import Enricher
 from proxy.syndication.enrichment import Enrichment, enrichment_of
-from proxy.syndication.intent import Embed, FrozenRecord, Intent, restore_intent
+from proxy.syndication.intent import Embed, restore_intent
 from proxy.syndication.job import Action, Delivery, Job
 from proxy.syndication.mentions import resolve_mentions
 from proxy.syndication.post import Post
-from proxy.syndication.record import freeze, is_about, links_to, texts_of, uris_in
+from proxy.syndication.record import freeze, is_about, links_to, texts_of
 from proxy.syndication.records import Records, deadline_of
 from proxy.syndication.richtext import PLAIN_TEMPLATE
-from proxy.syndication.rkey import PostIdentity, key_in, record_uri
+from proxy.syndication.rkey import key_in
 from proxy.telemetry import get_logger
 
 # Whatever is about an older post is taken for it, another tool's record too; for a younger one only what has
@@ -71,36 +70,6 @@ _CHECK_S: Final = 30.0
 T = TypeVar("T")
 
 _log = get_logger()
-
-
-@dataclass(slots=True)
-class _Attempt:
-    """One attempt, and what has been settled of it: a new session changes none of that."""
-
-    delivery: Delivery
-    post: Post
-    lease: Lease
-    did: str = ""
-    generation: int = 0
-    rkey: str = ""
-    intent: Intent | None = None
-    # Whether there may be a record already, and it is to be looked at before anything is sent.
-    looks: bool = False
-    intended: bool = False
-    # For how long what the post is published with may be looked for.
-    enrich_s: float = PICTURES_S
-
-    @property
-    def identity(self) -> PostIdentity:
-        return identity_of(self.lease.job, self.post, self.did)
-
-    @property
-    def uri(self) -> str:
-        return record_uri(self.did, self.rkey)
-
-    def step(self, generation: int) -> None:
-        """Go on with the key of `generation`."""
-        self.generation, self.rkey = generation, self.identity.key(generation)
 
 
 class Publisher:
@@ -138,13 +107,13 @@ class Publisher:
         login = login_of(self._accounts(), delivery.account)
         if login is None:
             return Credentials(reason="this process has no password for the account")
-        attempt = _Attempt(delivery, post, lease, enrich_s=enrich_s)
+        draft = Draft(delivery, post, lease, enrich_s)
 
         async def carry_out(session: Session) -> Outcome:
             self._homes[delivery.account] = host_of(session.pds)
             records = Records(self._pds, session, lease, self._clock)
             if delivery.action is not Action.DELETE:
-                return await self._post(attempt, records)
+                return await self._post(draft, records)
             generation = max(delivery.generation, lease.job.generation)
             return await delete_post(delivery, identity_of(lease.job, post, session.did), generation, records)
 
@@ -201,85 +170,85 @@ class Publisher:
                 session = moved
         raise PdsUnreachable(f"{session.pds} does not take the tokens that it has given")
 
-    async def _post(self, attempt: _Attempt, records: Records) -> Outcome:
-        if attempt.intent is None and (early := await self._prepare(attempt, records)) is not None:
+    async def _post(self, draft: Draft, records: Records) -> Outcome:
+        if draft.intent is None and (early := await self._prepare(draft, records)) is not None:
             return early
         for _ in range(_MAX_STEPS):
-            there = await records.get(attempt.rkey) if attempt.looks else None
+            there = await records.get(draft.rkey) if draft.looks else None
             if there is None:
-                if attempt.delivery.after:
+                if draft.delivery.after:
                     return Permanent(reason="it was withdrawn, and nothing of it is there")
-                await self._renew_pictures(attempt, records)
-                await self._intend(attempt)
+                await self._renew_pictures(draft, records)
+                await self._intend(draft)
                 try:
-                    if (published := await self._send(attempt, records)) is not None:
+                    if (published := await self._send(draft, records)) is not None:
                         return published
-                    there = await records.get(attempt.rkey)
+                    there = await records.get(draft.rkey)
                 except PdsUnreachable as error:
-                    there = await self._landed(attempt, records, error)
+                    there = await self._landed(draft, records, error)
                 except PdsRejected as error:
-                    _strip(attempt, error)
+                    draft.strip(error)
                     continue
             if there is None:
-                raise PdsUnreachable(f"the record {attempt.uri} was there and is gone")
-            if (outcome := _judged(attempt, there)) is not None:
+                raise PdsUnreachable(f"the record {draft.uri} was there and is gone")
+            if (outcome := draft.judge(there)) is not None:
                 return outcome
-            attempt.step(attempt.generation + 1)
-            attempt.intended, attempt.looks = False, True
+            draft.step(draft.generation + 1)
+            draft.intended, draft.looks = False, True
         return Permanent(reason=f"{_MAX_STEPS} record keys in a row belong to other posts")
 
-    async def _prepare(self, attempt: _Attempt, records: Records) -> Outcome | None:
+    async def _prepare(self, draft: Draft, records: Records) -> Outcome | None:
         """What is sent where; the outcome, if nothing has to be or may be."""
-        delivery, did = attempt.delivery, records.did
-        attempt.did = did
-        attempt.step(max(delivery.generation, attempt.lease.job.generation))
+        delivery, did = draft.delivery, records.did
+        draft.did = did
+        draft.step(max(delivery.generation, draft.lease.job.generation))
         if not delivery.intent:
-            if (found := await self._adopted(attempt, records)) is None:
-                await self._freeze(attempt, records)
+            if (found := await self._adopted(draft, records)) is None:
+                await self._freeze(draft, records)
             return found
         if delivery.did not in ("", did):
             return Permanent(reason=f"it may have been sent to {delivery.did}, and the account is {did} now")
         # As it was sent, if it was.
-        attempt.rkey = delivery.rkey or attempt.rkey
-        attempt.intent, attempt.looks = restore_intent(delivery.intent), True
+        draft.rkey = delivery.rkey or draft.rkey
+        draft.intent, draft.looks = restore_intent(delivery.intent), True
         return None
 
-    async def _adopted(self, attempt: _Attempt, records: Records) -> Published | None:
+    async def _adopted(self, draft: Draft, records: Records) -> Published | None:
         """The post's record if it is there: sent directly, by a queue that was lost, or by another tool."""
         listed = await records.last()
         keys = [key_in(record.uri) for record in listed]
         # A record at our key, or one too old to be listed: what it is has to be seen.
-        attempt.looks = attempt.rkey in keys or (len(keys) >= MAX_LISTED and attempt.rkey < min(keys))
-        url, identity = attempt.post.url, attempt.identity
+        draft.looks = draft.rkey in keys or (len(keys) >= MAX_LISTED and draft.rkey < min(keys))
+        url, identity = draft.post.url, draft.identity
         found = [record for record in listed if identity.owns(record.uri) and links_to(record.value, url)]
-        if self._clock.wall() - attempt.post.published_at.timestamp() > ADOPTED_FROM_AGE_S:
+        if self._clock.wall() - draft.post.published_at.timestamp() > ADOPTED_FROM_AGE_S:
             found += [record for record in listed if is_about(record.value, url)]
         if not found:
             return None
-        record = next((record for record in found if record.uri == attempt.uri), found[0])
-        _log.info("post_adopted", job=attempt.delivery.job, uri=record.uri)
+        record = next((record for record in found if record.uri == draft.uri), found[0])
+        _log.info("post_adopted", job=draft.delivery.job, uri=record.uri)
         return Published(uri=record.uri, cid=record.cid, found=True)
 
-    async def _freeze(self, attempt: _Attempt, records: Records) -> None:
+    async def _freeze(self, draft: Draft, records: Records) -> None:
         """The records as they will be sent."""
         # First, as it may take a while: the instant of the post is that of its sending.
-        embed = await self._embed(attempt, records)
-        post, site = attempt.post, self._accounts().sites.get(attempt.delivery.site)
+        embed = await self._embed(draft, records)
+        post, site = draft.post, self._accounts().sites.get(draft.delivery.site)
         texts = texts_of(post, site.template if site else PLAIN_TEMPLATE)
         handles = [handle for rich in texts for handle in rich.handles]
-        deadline = deadline_of(attempt.lease, self._clock)
+        deadline = deadline_of(draft.lease, self._clock)
         dids = await resolve_mentions(handles, self._identities, self._clock, deadline=deadline)
         langs = site.langs if site else ()
         frozen = freeze(post, texts, dids=dids, langs=langs, created_at=self._clock.wall())
-        attempt.intent = frozen.showing(embed)
-        attempt.looks = attempt.looks or len(texts) > 1
+        draft.intent = frozen.showing(embed)
+        draft.looks = draft.looks or len(texts) > 1
 
-    async def _embed(self, attempt: _Attempt, records: Records) -> Embed:
-        post, site = attempt.post, self._accounts().sites.get(attempt.delivery.site)
+    async def _embed(self, draft: Draft, records: Records) -> Embed:
+        post, site = draft.post, self._accounts().sites.get(draft.delivery.site)
         if site is None:
             return bare_embed(post)
-        deadline_at = self._clock.steady() + attempt.enrich_s
-        enrichment = _enrichment_of(attempt.lease.job, post)
+        deadline_at = self._clock.steady() + draft.enrich_s
+        enrichment = _enrichment_of(draft.lease.job, post)
         if enrichment is None:
             enrichment = await self._enricher.enrich(post, site, deadline_at)
         return await self._embedder.embed(
@@ -288,36 +257,36 @@ class Publisher:
             enrichment,
             records,
             deadline_at=deadline_at,
-            patient=attempt.delivery.failures == 0,
+            patient=draft.delivery.failures == 0,
         )
 
-    async def _renew_pictures(self, attempt: _Attempt, records: Records) -> None:
+    async def _renew_pictures(self, draft: Draft, records: Records) -> None:
         """Upload the pictures of what was frozen again before the PDS forgets them.
 
         The same bytes give the same record. If they are not to be had any more, it is sent as it is.
         """
-        intent, _ = _settled(attempt)
+        intent, _ = draft.settled()
         if not intent.has_pictures or 0 <= self._clock.wall() - intent.uploaded_at < BLOB_LIFETIME_S:
             return
-        embed = await self._embed(attempt, records)
+        embed = await self._embed(draft, records)
         if embed.uploaded_at and set(embed.degraded) <= set(intent.degraded):
-            attempt.intent = intent.showing(embed)
+            draft.intent = intent.showing(embed)
 
-    async def _intend(self, attempt: _Attempt) -> None:
-        if attempt.intended:
+    async def _intend(self, draft: Draft) -> None:
+        if draft.intended:
             return
-        intent, (root, *_) = _settled(attempt)
-        await attempt.lease.intend(
-            intent.stored(), root.cid, root.rkey, did=attempt.did, generation=attempt.generation
+        intent, (root, *_) = draft.settled()
+        await draft.lease.intend(
+            intent.stored(), root.cid, root.rkey, did=draft.did, generation=draft.generation
         )
-        attempt.intended = True
+        draft.intended = True
 
-    async def _send(self, attempt: _Attempt, records: Records) -> Published | None:
+    async def _send(self, draft: Draft, records: Records) -> Published | None:
         """Send the records. None: there is another one at the first one's key."""
-        intent, (root, *replies) = _settled(attempt)
+        intent, (root, *replies) = draft.settled()
         if replies:
             await records.create((root, *replies))
-            return Published(uri=attempt.uri, cid=root.cid, degraded=intent.degraded)
+            return Published(uri=draft.uri, cid=root.cid, degraded=intent.degraded)
         stored = await records.put(root)
         if stored is None:
             return None
@@ -325,7 +294,7 @@ class Publisher:
             _log.warning("cid_differs", uri=stored.uri, ours=root.cid, theirs=stored.cid)
         return Published(uri=stored.uri, cid=stored.cid, found=not stored.written, degraded=intent.degraded)
 
-    async def _landed(self, attempt: _Attempt, records: Records, lost: PdsUnreachable) -> Record:
+    async def _landed(self, draft: Draft, records: Records, lost: PdsUnreachable) -> Record:
         """What the request did whose answer was lost: its record. Raises `lost` if that cannot be said.
 
         Asked at once, so that a lost answer costs neither an attempt nor a minute, and its author has no time
@@ -334,22 +303,12 @@ class Publisher:
         if not lost.sent or lost.retry_after_s is not None:
             raise lost
         try:
-            there = await records.get(attempt.rkey)
+            there = await records.get(draft.rkey)
         except PdsError:
             raise lost from None
         if there is None:
             raise lost
         return there
-
-
-def identity_of(job: Job, post: Post, did: str) -> PostIdentity:
-    """What the record keys of `post` follow from on the account `did`: the first date that was seen of it."""
-    return PostIdentity(
-        did=did,
-        site=job.site,
-        post_id=job.post,
-        published_at_ms=job.first_published_at_ms or post.published_at_ms,
-    )
 
 
 def login_of(accounts: Accounts, name: str) -> Login | None:
@@ -371,40 +330,6 @@ def _enrichment_of(job: Job, post: Post) -> Enrichment | None:
         return None
     found = Enrichment.from_json(job.enrichment) if job.enrichment else None
     return found or enrichment_of(post, degraded=(f"the page: {job.unenriched or 'nothing is known of it'}",))
-
-
-def _settled(attempt: _Attempt) -> tuple[Intent, tuple[FrozenRecord, ...]]:
-    """What is to be sent, and its records at the key that the attempt has come to."""
-    if attempt.intent is None:
-        raise LeaseLost("nothing was frozen")
-    return attempt.intent, attempt.intent.at(attempt.did, attempt.rkey)
-
-
-def _judged(attempt: _Attempt, there: Record) -> Outcome | None:
-    """The record at our key is this post, in the same or other words; another post's (None); or neither."""
-    intent, (root, *_) = _settled(attempt)
-    if there.cid == root.cid:
-        return Published(uri=there.uri, cid=there.cid, found=True, degraded=intent.degraded)
-    if links_to(there.value, attempt.post.url) or links_to(there.value, intent.url):
-        _log.info("post_found_again", job=attempt.delivery.job, uri=there.uri)
-        return Published(uri=there.uri, cid=there.cid, found=True)
-    if any(True for _ in uris_in(there.value)):
-        _log.warning("record_key_taken", job=attempt.delivery.job, uri=there.uri)
-        return None
-    return Permanent(reason=f"conflict: {attempt.uri} is there, and is not this post")
-
-
-def _strip(attempt: _Attempt, refused: PdsRejected) -> None:
-    """Go on without pictures if what was refused had some. Raises `refused` if it had none.
-
-    A refusal says that nothing was written, so that what was frozen may change.
-    """
-    intent, _ = _settled(attempt)
-    if not intent.has_pictures:
-        raise refused
-    _log.warning("pictures_refused", job=attempt.delivery.job, reason=str(refused))
-    embed = bare_embed(attempt.post, intent.records[0].get("embed"), f"the pictures were refused: {refused}")
-    attempt.intent, attempt.intended = intent.showing(embed), False
 
 
 def _outcome_of(error: PdsError) -> Outcome:

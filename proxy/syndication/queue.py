@@ -15,7 +15,6 @@ from typing import Any, Final
 from proxy.clock import Clock
 from proxy.errors import LeaseLost, StoreRefused, Superseded
 from proxy.store.queue_store import QueueStore
-from proxy.store.scripts import steps
 from proxy.syndication.chain import CallbackOutcome
 from proxy.syndication.desk import Enqueued, JobPage, JobView, Submission
 from proxy.syndication.job import FORMAT, Status, retry_delay_s
@@ -33,6 +32,7 @@ from proxy.syndication.queue_answers import (
     settled_from,
     view_from,
 )
+from proxy.syndication.queue_steps import STEPS
 from proxy.syndication.standing import QueueStanding, standing_from
 
 # Tombstones of posts and answers to idempotency keys.
@@ -43,46 +43,6 @@ BATCH: Final = 100
 _LOOKED_THROUGH: Final = 500
 # A reason is for people; it must not fill the store.
 MAX_REASON_CHARS: Final = 500
-
-# One script for all that happens, see queue.lua.
-_LEASING: Final = (
-    "queue_finish",
-    "queue_retry",
-    "queue_fail",
-    "queue_release",
-    "queue_enrich",
-    "queue_notify",
-    "queue_take",
-    "queue_introduce",
-)
-_STEPS: Final = steps(
-    ["queue", "queue_keep"],
-    [
-        (
-            [],
-            [
-                "queue_heartbeat",
-                "queue_gate",
-                "queue_pause",
-                "queue_wake",
-                "queue_mark",
-                "queue_standing",
-            ],
-        ),
-        (
-            ["queue_errand", "queue_deliver"],
-            ["queue_intend", "queue_read", "queue_list", "queue_promote", "queue_reap", "queue_sweep"],
-        ),
-        (
-            ["queue_errand", "queue_deliver", "queue_lease"],
-            [*_LEASING, "queue_reconcile", "queue_accounts"],
-        ),
-        (
-            ["queue_errand", "queue_deliver", "queue_change"],
-            ["queue_enqueue", "queue_cancel", "queue_requeue", "queue_dead"],
-        ),
-    ],
-)
 
 
 class Stream(enum.StrEnum):
@@ -388,7 +348,7 @@ class JobQueue:
 
     async def run(self, step: str, args: Sequence[Any]) -> Any:
         """What the step of the queue's script answers."""
-        return await self._store.run(_STEPS[step], self._prefix, [*args, step])
+        return await self._store.run(STEPS[step], self._prefix, [*args, step])
 
     async def _take(self, worker: str, count: int, stream: Stream, how: list[Any]) -> list[Leased] | None:
         request = secrets.token_urlsafe(6)
