@@ -12,6 +12,7 @@ from typing import Literal
 from starlette.routing import BaseRoute
 
 from proxy.admin import AdminEdge
+from proxy.background import running
 from proxy.clients import Trust
 from proxy.clock import Clock
 from proxy.composition.reading import Reading
@@ -133,20 +134,18 @@ async def observing(
                 history.beat()
             await asyncio.sleep(BEAT_S)
 
-    beating = asyncio.create_task(beat(), name="gauges")
     try:
-        yield Observatory(
-            process=process,
-            settings=settings,
-            reporter=reporter,
-            token=token,
-            dashboard=_dashboard(settings, clock, process, token, scenes, posts)
-            if is_shown
-            else NoDashboard(),
-        )
+        async with running(gauges=beat):
+            yield Observatory(
+                process=process,
+                settings=settings,
+                reporter=reporter,
+                token=token,
+                dashboard=_dashboard(settings, clock, process, token, scenes, posts)
+                if is_shown
+                else NoDashboard(),
+            )
     finally:
-        beating.cancel()
-        await asyncio.wait([beating])
         await scenes.close()
         await reporter.close()
 

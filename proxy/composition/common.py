@@ -2,14 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-from collections.abc import (
-    AsyncIterator,
-    Coroutine,
-)
 from http.cookiejar import CookieJar, DefaultCookiePolicy
-from typing import Any
 
 import httpx
 
@@ -49,22 +42,3 @@ def user_agent(settings: Settings) -> str:
     """What we say of ourselves."""
     contact = f" ({settings.contact})" if settings.contact else ""
     return f"feedproxy/{VERSION}{contact}"
-
-
-@contextlib.asynccontextmanager
-async def running(*work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """Background work, under way for as long as the block lasts."""
-    tasks = [asyncio.create_task(each) for each in work]
-    for task in tasks:
-        task.add_done_callback(_tell_crash)
-    try:
-        yield
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)
-
-
-def _tell_crash(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and (error := task.exception()) is not None:
-        _log.error("background_work_crashed", exc_info=error)

@@ -15,11 +15,12 @@ from typing import Final
 
 from starlette.routing import Mount
 
+from proxy.background import running
 from proxy.bluesky.appview import AppView, RetryPolicy
 from proxy.bluesky.transport import DeadlineTransport
 from proxy.clients import Trust
 from proxy.clock import Clock
-from proxy.composition.common import client_of, running, store_of
+from proxy.composition.common import client_of, store_of
 from proxy.feeds.actors import Actors
 from proxy.feeds.changes import Changes, Herald, herald_of
 from proxy.feeds.counting import ReadTally
@@ -155,12 +156,15 @@ async def reading(
             changes,
             popular,
             tally,
-            warming=lambda: store.warming,
+            warming=lambda: link.warming,
         )
         _gauge(tally, service, caches.memory, settings)
         purges.swept = service.sweep
         await stack.enter_async_context(
-            running(news.listen(), link.keep_in_step(leases.beat, gate.beat, purges.beat, popular.beat))
+            running(
+                news=news.listen,
+                store_beat=lambda: link.keep_in_step(leases.beat, gate.beat, purges.beat, popular.beat),
+            )
         )
         stack.push_async_callback(service.close, _LANDING_S)
         manner = _manner(settings)

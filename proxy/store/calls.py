@@ -29,6 +29,9 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from proxy.store.scripts import Script
 from proxy.store.servers import Servers
+from proxy.telemetry import get_logger
+
+_log = get_logger()
 
 # How often a script may be told to go elsewhere, or to come in full.
 _MAX_HOPS: Final = 5
@@ -84,6 +87,17 @@ async def send(servers: Servers, calls: Sequence[Call], timeout_s: float) -> Non
     The keys of one call are all in one slot. `timeout_s` is for each answer; twice as long is for everything,
     connecting included. Never raises, unless cancelled: then what was sent may yet be carried out.
     """
+    try:
+        await _send(servers, calls, timeout_s)
+    except Exception:  # noqa: BLE001  (a bug must not leave callers waiting)
+        _log.exception("store_calls_crashed")
+    finally:
+        for call in calls:
+            if not call.settled:
+                call.settle(RedisConnectionError("the call was broken off"))
+
+
+async def _send(servers: Servers, calls: Sequence[Call], timeout_s: float) -> None:
     unsettled = calls
     try:
         async with asyncio.timeout(2 * timeout_s):
@@ -92,7 +106,7 @@ async def send(servers: Servers, calls: Sequence[Call], timeout_s: float) -> Non
                 if len(parts) > 1:
                     async with asyncio.TaskGroup() as group:
                         for part in parts:
-                            group.create_task(send(servers, part, timeout_s))
+                            group.create_task(_send(servers, part, timeout_s))
                     return
                 unsettled = await _exchange(servers, unsettled, timeout_s)
                 if not unsettled:

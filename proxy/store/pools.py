@@ -10,6 +10,7 @@ import redis.asyncio as redis
 from redis.asyncio.connection import Connection, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from proxy.address import Address
 
@@ -66,11 +67,38 @@ class Pools:
 
     def _made(self, node: Node) -> redis.ConnectionPool:
         if node == LOCAL:
-            return redis.ConnectionPool(UnixDomainSocketConnection, path=self._address.path, **self._options)
+            return redis.ConnectionPool(_LocalConnection, path=self._address.path, **self._options)
         options = {"host": node[0], "port": node[1], "socket_keepalive": True, **self._options}
         if self._address.tls is None:
-            return redis.ConnectionPool(Connection, **options)
-        return redis.ConnectionPool(SSLConnection, **{**options, **self._address.tls})
+            return redis.ConnectionPool(_PlainConnection, **options)
+        return redis.ConnectionPool(_TlsConnection, **{**options, **self._address.tls})
+
+
+class _EndTold:
+    """A connection that says as a ConnectionError that the server has closed it.
+
+    uvloop raises a RuntimeError for what is written then, which the library passes on as it is.
+    """
+
+    async def send_packed_command(self, command: Any, check_health: bool = True) -> None:  # noqa: FBT001, FBT002
+        try:
+            await super().send_packed_command(command, check_health)  # type: ignore[misc]
+        except RuntimeError as error:
+            if "closed" not in str(error):
+                raise
+            raise RedisConnectionError("closed by the server") from error
+
+
+class _LocalConnection(_EndTold, UnixDomainSocketConnection):
+    """By a unix socket."""
+
+
+class _PlainConnection(_EndTold, Connection):
+    """By TCP."""
+
+
+class _TlsConnection(_EndTold, SSLConnection):
+    """By TCP under TLS."""
 
 
 async def _closed(pool: redis.ConnectionPool) -> None:

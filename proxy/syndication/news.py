@@ -54,11 +54,14 @@ class News:
         self._wake_all()
 
     async def _listen(self) -> None:
-        with contextlib.suppress(StoreUnavailable):
+        try:
             async with contextlib.aclosing(self._store.listen(self._channel)) as news:
                 await self._heed(news)
-        self._subscribed = False
-        self._wake_all()
+        except StoreUnavailable:
+            return  # whoever waits next tries again
+        finally:
+            self._subscribed = False
+            self._wake_all()
 
     async def _heed(self, news: AsyncIterator[bytes | None]) -> None:
         async for job in news:

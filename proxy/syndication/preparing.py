@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 from typing import Final
 
+from proxy.background import running
 from proxy.bluesky.pins import Pins
 from proxy.bluesky.sessions import Sessions
 from proxy.clock import Clock
@@ -57,14 +58,9 @@ class Preparer:
     @contextlib.asynccontextmanager
     async def working(self) -> AsyncIterator[None]:
         """At work for as long as the block lasts."""
-        working = asyncio.create_task(self._run(), name="account preparer")
-        working.add_done_callback(_report)
-        try:
+        # Whoever ends the block closes the connections as well, so that no request is left half-way.
+        async with running(account_preparer=self._run):
             yield
-        finally:
-            # Whoever ends the block closes the connections as well, so that no request is left half-way.
-            working.cancel()
-            await asyncio.wait([working])
 
     async def _run(self) -> None:
         while True:
@@ -109,8 +105,3 @@ class Preparer:
             _log.info("account_not_prepared", account=account.name, reason=str(error))
         else:
             self._troubled.pop(account.name, None)
-
-
-def _report(task: asyncio.Task[None]) -> None:
-    if not task.cancelled():
-        _log.error("preparing_crashed", exc_info=task.exception())

@@ -16,6 +16,7 @@ import time
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -280,7 +281,9 @@ def _leader(fleet):
     """The process that has asked the upstream."""
     [request] = fleet.upstream.requests
     lines = Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()[1:]
-    [inode] = [line.split()[9] for line in lines if line.split()[1].endswith(f":{request.port:04X}")]
+    here, there = f":{request.port:04X}", f":{urlsplit(fleet.upstream.url).port:04X}"
+    ends = [(line.split()[1:3], line.split()[9]) for line in lines]
+    [inode] = [inode for (near, far), inode in ends if near.endswith(here) and far.endswith(there)]
 
     def has_it(pid):
         links = (path.readlink() for path in Path(f"/proc/{pid}/fd").iterdir() if path.is_symlink())

@@ -1,0 +1,111 @@
+"""What is broken off in the middle: nobody waits for ever, and work in the background begins anew."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import struct
+
+import pytest
+import uvloop
+from pydantic import SecretStr
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from harness.waiting import until
+from proxy.background import running
+from proxy.clock import SystemClock
+from proxy.errors import StoreUnavailable
+from proxy.store.calls import connection_to
+from proxy.store.queue_store import QueueStore, connect_queue
+from proxy.store.scripts import script
+from proxy.store.servers import servers_of
+
+LOOK = script("look_entry")
+
+
+@contextlib.asynccontextmanager
+async def hanging_up():
+    """A server that agrees to everything, and resets each connection when `hang_up` is set."""
+    hang_up = asyncio.Event()
+
+    async def agree(reader, writer):
+        while said := await reader.read(4096):
+            writer.write(b"+OK\r\n" * said.count(b"*"))
+
+    async def serve(reader, writer):
+        agreeing = asyncio.create_task(agree(reader, writer))
+        await hang_up.wait()
+        agreeing.cancel()
+        # At once and without a farewell.
+        reset = struct.pack("ii", 1, 0)
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
+        writer.transport.abort()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}", hang_up
+    finally:
+        hang_up.set()
+        server.close()
+        await server.wait_closed()
+
+
+def test_a_connection_that_was_closed_is_told_as_such():
+    """By the loop that processes run on, which has an error of its own for it."""
+
+    async def scenario():
+        async with hanging_up() as (url, hang_up):
+            servers = servers_of(SecretStr(url), SystemClock(), timeout_s=5)
+            async with connection_to(servers, "key") as connection:
+                hang_up.set()
+                await until(connection._writer.transport.is_closing)
+                with pytest.raises(RedisConnectionError):
+                    await connection.send_command("PING")
+            await servers.aclose()
+
+    uvloop.run(scenario())
+
+
+def test_a_store_that_hangs_up_is_away():
+    async def scenario():
+        async with hanging_up() as (url, hang_up):
+            hang_up.set()
+            store = connect_queue(SecretStr(url), SystemClock())
+            for _ in range(3):
+                with pytest.raises(StoreUnavailable):
+                    await store.run(LOOK, "key", [])
+            await store.aclose()
+
+    uvloop.run(scenario())
+
+
+async def test_who_asks_is_answered_though_something_breaks_that_never_should(capsys):
+    class Broken:
+        async def pool_of(self, key):
+            raise ZeroDivisionError(key)
+
+        def doubt(self):
+            pass
+
+        async def aclose(self):
+            pass
+
+    store = QueueStore(Broken(), SystemClock())
+    with pytest.raises(StoreUnavailable):
+        await store.run(LOOK, "key", [])
+    await store.aclose()
+    assert "ZeroDivisionError" in capsys.readouterr().out
+
+
+async def test_work_that_crashed_begins_anew():
+    began = []
+
+    async def work():
+        began.append(True)
+        if len(began) == 1:
+            raise ZeroDivisionError
+        await asyncio.Event().wait()
+
+    async with running(work=work):
+        await until(lambda: len(began) == 2)
