@@ -25,6 +25,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp
 
+from proxy.background import running
 from proxy.clock import Clock, SystemClock
 from proxy.composition.reading import Reading, reading, telling_of_changes
 from proxy.composition.routes import admin_routes, widget_routes
@@ -138,12 +139,8 @@ async def _reloading(reload: Callable[[], Awaitable[None]]) -> AsyncIterator[Non
 
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, asked.set)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})  # as `feedproxy worker` has blocked it
-    heeding = asyncio.create_task(heed(), name="SIGHUP")
-    try:
+    async with running(reloading=heed):
         yield
-    finally:
-        heeding.cancel()
-        await asyncio.wait([heeding])
 
 
 async def _reloaded(config: Path | None, syndication: Syndication, redactor: Redactor) -> Tenants | None:

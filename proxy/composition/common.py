@@ -10,10 +10,7 @@ from proxy.clock import Clock
 from proxy.errors import UsageError
 from proxy.settings import Settings
 from proxy.store.connection import Store, connect
-from proxy.telemetry import get_logger
 from proxy.version import VERSION
-
-_log = get_logger()
 
 
 def store_of(settings: Settings, clock: Clock) -> Store:
