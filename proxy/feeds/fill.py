@@ -282,9 +282,12 @@ class Filler:
         return held
 
     def _hold(self, key: FeedKey, held: Held) -> None:
-        """Take an answer into level 1, if it was not purged while it was under way."""
+        """Take an answer into level 1, if it was neither purged nor overtaken while it was under way."""
         self._purges.learn(held.entry.dids)
         if self._purges.floor(held.names) > held.as_of:
+            return
+        there = self._caches.memory.peek(key.digest)
+        if there is not None and there.as_of >= held.as_of and there.asked_at > held.asked_at:
             return
         self._caches.memory.put(key.digest, held, held.entry.size_bytes)
         if held.entry.cursor is not None:

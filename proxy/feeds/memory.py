@@ -61,6 +61,11 @@ class MemoryCache(Generic[V]):
             slot.hits += 1
         return slot.value
 
+    def peek(self, key: str) -> V | None:
+        """The value of `key`, which is no use of it."""
+        slot = self._main.get(key) or self._small.get(key)
+        return None if slot is None else slot.value
+
     def put(self, key: str, value: V, size_bytes: int) -> None:
         """Hold `value`, in place of what `key` had. A value larger than a quarter of the room is not held."""
         hits = self._take_out(key)

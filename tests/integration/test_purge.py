@@ -123,6 +123,29 @@ async def test_a_purge_while_the_answer_is_under_way(upstream, store):
             assert {answer.json()["version"] for answer in late} == {before + 1}
 
 
+async def test_an_answer_that_was_overtaken_does_not_come_back(upstream, store):
+    """A flight nobody joins any more lands after another one, which asked later, has been answered from."""
+    async with fleet(2, upstream.url, store, ADMIN_TOKEN=TOKEN) as proxies:
+        slow, quick = proxies
+        upstream.hold = asyncio.Event()
+        first = asyncio.create_task(slow.get(feed()))
+        await until(lambda: upstream.count)
+        held, upstream.hold = upstream.hold, None
+
+        async def taken_over():
+            store.let_time_pass(5)  # the lease has run out, until it is renewed
+            return (await quick.get(feed())).json()["version"] == 2
+
+        upstream.version = 2
+        assert await until(taken_over)
+        await purged(proxies, {"key": feed("another.test")})  # of flights before it nobody is sure
+        assert (await slow.get(feed())).json()["version"] == 2
+        held.set()
+        await first
+        await slow.landed()
+        assert (await slow.get(feed())).json()["version"] == 2
+
+
 async def test_a_purge_is_told_at_once(upstream, store):
     with contextlib.closing(redis.Redis.from_url(store.url)) as raw, raw.pubsub() as listener:
         listener.psubscribe(f"{store.namespace}:*news")
