@@ -133,9 +133,12 @@ def findings_of_posts(posts: PostReport, *, is_worker: bool = False) -> Iterator
         yield _of_workers(standing, in_use=in_use)
         yield _of_dead(standing)
         yield from _of_accounts(standing.accounts)
-    if posts.about is not None and (posts.accounts or (standing is not None and standing.live)):
-        yield _of_durability(posts.about, posts.durability)
-        yield _of_eviction(posts.about)
+    if posts.accounts or (standing is not None and standing.live):
+        if posts.about is not None:
+            yield _of_durability(posts.about, posts.durability)
+            yield _of_eviction(posts.about)
+        elif standing is not None:
+            yield _UNTOLD
 
 
 def _of_queue(standing: QueueStanding) -> Finding:
@@ -203,14 +206,17 @@ def _of_accounts(accounts: Sequence[AccountStanding]) -> Iterator[Finding]:
         yield Finding("accounts", "pass")
 
 
+_UNTOLD: Final = Finding(
+    "durability",
+    "warn",
+    "Redis answers, and does not tell whether it keeps posts on disk or may drop them. Permit INFO to its "
+    "user (ACL SETUSER … +info), or see to its append-only file and maxmemory-policy yourself.",
+)
+
+
 def _of_durability(about: Mapping[str, str], durability: str) -> Finding:
-    if about.get("aof_last_write_status", "ok") != "ok":
-        return Finding(
-            "durability",
-            "warn",
-            "Redis cannot write its append-only file and takes no posts: its disk is full or broken. Make "
-            "room on it; Redis goes on by itself.",
-        )
+    if refusal := _refusal_of(about):
+        return Finding("durability", "warn", refusal)
     if durability == "memory":
         return Finding(
             "durability",
@@ -219,6 +225,32 @@ def _of_durability(about: Mapping[str, str], durability: str) -> Finding:
             "appendfsync everysec (or always).",
         )
     return Finding("durability", "pass")
+
+
+def _refusal_of(about: Mapping[str, str]) -> str:
+    """Why Redis takes no posts although it answers; empty if it takes them."""
+    if about.get("aof_last_write_status", "ok") != "ok":
+        return (
+            "Redis cannot write its append-only file and takes no posts: its disk is full or broken. Make "
+            "room on it; Redis goes on by itself."
+        )
+    if about.get("role") == "slave":
+        return (
+            "Redis is a replica and takes no posts. Name its master in FEEDPROXY_REDIS_URL, or its "
+            "Sentinels, which know who that is; or make it the master."
+        )
+    used, limit = int(about.get("used_memory", 0)), int(about.get("maxmemory", 0))
+    if limit and used >= limit and about.get("maxmemory_policy") == "noeviction":
+        return (
+            "The memory of Redis is full, and it takes no posts. Raise its maxmemory, shorten "
+            "FEEDPROXY_DONE_RETENTION_DAYS, or give the cache a Redis of its own (FEEDPROXY_CACHE_REDIS_URL)."
+        )
+    if about.get("rdb_last_bgsave_status", "ok") != "ok":
+        return (
+            "Redis could not write its last snapshot and, unless told otherwise, takes no posts until it "
+            "can: its disk is full or broken. Make room on it, then send it BGSAVE."
+        )
+    return ""
 
 
 def _of_eviction(about: Mapping[str, str]) -> Finding:

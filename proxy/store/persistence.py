@@ -12,12 +12,15 @@ from proxy.errors import StoreRefused, StoreUnavailable
 from proxy.store.calls import AWAY
 from proxy.store.servers import Servers
 
-# Of INFO: what is written to disk and how that goes, and how much memory there is.
+# Of INFO: what is written to disk and how that goes, how much memory there is, and whether it is a replica.
+_SECTIONS: Final = ("persistence", "memory", "replication")
 _TOLD: Final = (
     "aof_enabled",
     "aof_last_write_status",
     "maxmemory",
     "maxmemory_policy",
+    "rdb_last_bgsave_status",
+    "role",
     "used_memory",
 )
 
@@ -42,7 +45,9 @@ def persistence_of(servers: Servers, key: str) -> Callable[[], Awaitable[Mapping
 
 
 async def _settings(client: redis.Redis) -> Mapping[str, str]:
-    told = {**await client.info("persistence"), **await client.info("memory")}
+    told: dict[str, object] = {}
+    for section in _SECTIONS:
+        told |= await client.info(section)
     known: dict[str, str] = {name: str(told[name]) for name in _TOLD if name in told}
     try:
         settings = await client.config_get("append*")

@@ -233,6 +233,26 @@ async def test_a_store_that_may_forget_posts(upstream, store, tmp_path, secrets)
         await place.turns_to("workers", "durability")
 
 
+async def test_a_store_that_takes_no_posts_although_it_answers(place, kept):
+    async with place.room.host({"main": "alice.test"}) as host, host.working():
+        await place.turns_to()
+        with contextlib.closing(redis.Redis.from_url(kept.url)) as client:
+            policy = client.config_get("maxmemory-policy")
+            client.config_set("maxmemory-policy", "noeviction")
+            client.config_set("maxmemory", "1mb")
+            try:
+                assert (await host.send()).status_code == 503
+
+                async def told():
+                    return "Raise its maxmemory" in (await place.checks()).get("durability", "")
+
+                await until(told, deadline_s=WITHIN_S)
+            finally:
+                client.config_set("maxmemory", "0")
+                client.config_set("maxmemory-policy", policy["maxmemory-policy"])
+        await place.turns_to()
+
+
 async def test_redis_down(upstream, tmp_path, secrets):
     with valkey_server("--appendonly", "yes", directory=tmp_path) as url:
         store = StoreOfTest(url, "test-down")

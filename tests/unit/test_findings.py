@@ -60,6 +60,7 @@ def store(state, detail=""):
     return read(store=StoreReport(state=state, detail=detail))
 
 
+FULL = {"used_memory": "100", "maxmemory": "100", "maxmemory_policy": "noeviction"}
 IDLE = replace(QUEUE, ready=0, active=0, delayed=0, parked=0, workers=0, accounts=())
 
 
@@ -84,6 +85,10 @@ IDLE = replace(QUEUE, ready=0, active=0, delayed=0, parked=0, workers=0, account
         (posts(missing=("site 'blog': X is not set",)), "secrets", "site 'blog': X is not set"),
         (posts(durability="memory"), "durability", "Set appendonly yes"),
         (posts(about={"aof_last_write_status": "err"}), "durability", "Make room on it"),
+        (posts(about={"rdb_last_bgsave_status": "err"}), "durability", "send it BGSAVE"),
+        (posts(about={"role": "slave"}), "durability", "Name its master"),
+        (posts(about=FULL), "durability", "Raise its maxmemory"),
+        (posts(about=None), "durability", "Permit INFO"),
         (posts(about={"maxmemory_policy": "allkeys-lru"}), "eviction", "volatile-lru or noeviction"),
         (replace(WELL, incidents=("set aside",)), "store_data", "Check the disk"),
     ],
@@ -104,6 +109,14 @@ def test_all_is_well():
         *("store", "upstream", "storability"),
         *("queue", "workers", "dead_letters", "accounts", "durability", "eviction"),
     ]
+
+
+@pytest.mark.parametrize(
+    "room", [{"used_memory": "99"}, {"maxmemory": "0"}, {"maxmemory_policy": "volatile-lru"}]
+)
+def test_a_store_that_has_room_or_can_make_some_is_not_full(room):
+    about = {**POSTS.about, **FULL, **room, "role": "master", "rdb_last_bgsave_status": "ok"}
+    assert worst(findings_of(posts(about=about))) == "pass"
 
 
 def test_a_queue_that_nobody_uses_may_be_kept_in_memory():
