@@ -23,10 +23,11 @@ _TRACEBACKS = structlog.processors.ExceptionRenderer(
 )
 
 # What looks like a secret, wherever it came from: a password in a URL, a bearer token, a session's token.
+# In JSON, the letter of an escaped line break may stand before it, and a backslash behind it is not its own.
 _LIKE_SECRETS = re.compile(
     r"(?P<url>://[^/\s:@\"]*:)[^/\s@\"]+(?=@)"
-    r"|(?P<bearer>\bBearer )[^\s\"',]+"
-    r"|\beyJ[\w-]+\.[\w-]+\.[\w-]+",
+    r"|(?P<bearer>(?:\b|(?<=\\[bfnrt]))Bearer )[^\s\"',\\]+"
+    r"|(?:\b|(?<=\\[bfnrt]))eyJ[\w-]+\.[\w-]+\.[\w-]+",
     re.ASCII,
 )
 _MASK = "********"
@@ -102,9 +103,8 @@ def configure_logging(settings: Settings, *, role: str, target: TextIO = sys.std
         [_TRACEBACKS, structlog.processors.JSONRenderer()]
         if as_json
         else [
-            structlog.dev.ConsoleRenderer(
-                colors=stream.isatty(), exception_formatter=structlog.dev.plain_traceback
-            )
+            _inert,
+            structlog.dev.ConsoleRenderer(colors=stream.isatty(), exception_formatter=_inert_traceback),
         ]
     )
     renderer.append(lambda _logger, _method, line: redactor(str(line)))
@@ -133,6 +133,28 @@ def get_logger() -> Logger:
     """A logger whose methods take a constant event name and fields."""
     logger: Logger = structlog.get_logger()
     return logger
+
+
+def _printable(text: str, *, but: str = "") -> str:
+    """`text` in which escapes stand for what a terminal would obey, save the characters in `but`."""
+    return "".join(
+        char if char.isprintable() or char in but else char.encode("unicode_escape").decode() for char in text
+    )
+
+
+def _inert(_logger: Any, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Have strangers' text do nothing on a terminal (JSON is escaped by itself)."""
+    # Of an exception, a traceback is made later.
+    return {
+        name: value if name == "exc_info" or not isinstance(value, str) else _printable(value)
+        for name, value in event.items()
+    }
+
+
+def _inert_traceback(target: TextIO, exc_info: structlog.typing.ExcInfo) -> None:
+    text = io.StringIO()
+    structlog.dev.plain_traceback(text, exc_info)
+    target.write(_printable(text.getvalue(), but="\n"))
 
 
 def _with_role(role: str) -> structlog.typing.Processor:

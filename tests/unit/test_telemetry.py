@@ -45,6 +45,18 @@ def test_lines_are_json_where_no_person_watches():
     assert "\x1b" not in line
 
 
+@pytest.mark.parametrize("text", ["\x1b[31mred", "\x9b31mred", "\u202ered", "\x1b]0;red\x07", "a\x1b[2J red"])
+def test_text_does_nothing_on_a_terminal(text):
+    out = io.StringIO()
+    configure_logging(load_settings({"FEEDPROXY_LOG_FORMAT": "text"}), role="web", target=out)
+    get_logger().info(text, field=text, many=[text])
+    logging.getLogger("a.library").error(text)
+    get_logger().error("crashed", exc_info=ValueError(text))
+    told = out.getvalue()
+    assert told.count("red") >= 5
+    assert all(char.isprintable() or char == "\n" for char in told), told
+
+
 @pytest.mark.parametrize(("setting", "lines"), [("on", 1), ("off", 0)])
 def test_the_access_log_is_off_unless_wanted(setting, lines):
     out = io.StringIO()
@@ -96,6 +108,18 @@ def test_secrets_are_masked_whoever_logs_them(form):
     assert "redis.example:6379" in told
     if form == "json":
         assert all(json.loads(line) for line in told.splitlines())
+
+
+@pytest.mark.parametrize(
+    "text", ['Bearer opaque"quoted', "Bearer opaque\\", "first\nBearer opaque", "\teyJopaque.opaque.opaque"]
+)
+def test_a_line_is_json_and_tells_no_secret_whatever_stands_beside_it(text):
+    out = io.StringIO()
+    configure_logging(load_settings({}), role="web", target=out)
+    get_logger().info("event", field=text, after="words")
+    line = json.loads(out.getvalue())
+    assert line["after"] == "words"
+    assert "opaque" not in line["field"]
 
 
 def test_secrets_of_the_settings_are_known_from_the_start():
