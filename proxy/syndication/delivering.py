@@ -107,6 +107,12 @@ class Deliveries:
 
     async def settle(self, leased: Leased, outcome: Outcome | None, following: str) -> Settled:
         """See pool.Work."""
+        settled = await self._settle(leased, outcome, following)
+        if settled.ours:
+            _tell(leased, outcome)
+        return settled
+
+    async def _settle(self, leased: Leased, outcome: Outcome | None, following: str) -> Settled:
         queue = self._queue
         match outcome:
             case Published():
@@ -134,3 +140,20 @@ class Deliveries:
                 )
             case None:
                 return await queue.release(leased, following=following)
+
+
+def _tell(leased: Leased, outcome: Outcome | None) -> None:
+    """Have the log say what became of an attempt."""
+    job, _, account = leased.id.rpartition(":")
+    match outcome:
+        case Published():
+            _log.info("post_published", job=job, account=account, uri=outcome.uri)
+        case Transient():
+            attempt = leased.delivery.failures + 1 if leased.delivery is not None else 1
+            _log.warning("attempt_failed", job=job, account=account, attempt=attempt, reason=outcome.reason)
+        case Permanent():
+            _log.warning("post_failed", job=job, account=account, reason=outcome.reason)
+        case Credentials():
+            _log.warning("login_refused", job=job, account=account, reason=outcome.reason)
+        case Wait() | None:  # whoever found that it has to wait has said so
+            pass

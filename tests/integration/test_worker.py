@@ -10,6 +10,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+import structlog.testing
 from pydantic import SecretStr
 
 from harness.faulty_store import FaultyStore
@@ -103,6 +104,32 @@ async def test_it_works_through_what_is_there_and_what_comes(stored):
     assert len(pds.writes) == 80
     assert stored.redis.xlen(stored.key("bells")) == 0
     assert stored.scores("workers") == {}
+
+
+async def test_the_log_tells_what_became_of_each_attempt(stored):
+    pds, failures = (
+        Pds(),
+        [
+            Transient(reason="503", counts_for_breaker=False),
+            Permanent(reason="no such thing"),
+        ],
+    )
+
+    async def answer(delivery, _post, _lease):
+        return failures.pop(0) if delivery.account == "main" and failures else None
+
+    pds.answer = answer
+    with structlog.testing.capture_logs() as logs:
+        async with queue_on(stored.url, stored.namespace, QUICK) as queue:
+            job = (await queue.enqueue(submission("a", accounts=("main", "other")))).job
+            async with working(queue, pds, "main", "other"):
+                await until(lambda: stored.states() == {"done": 1, "dead": 1})
+    told = {(line["event"], line["account"]): line for line in logs if line.get("job") == job}
+    assert told.keys() == {("attempt_failed", "main"), ("post_failed", "main"), ("post_published", "other")}
+    assert told["attempt_failed", "main"]["reason"] == "503"
+    assert told["attempt_failed", "main"]["attempt"] == 1
+    assert told["post_failed", "main"]["reason"] == "no such thing"
+    assert told["post_published", "other"]["uri"] == "at://other/a"
 
 
 async def test_each_outcome_goes_its_way(stored):
