@@ -18,6 +18,13 @@ MAX_BYTES: Final = 3000
 ELLIPSIS: Final = "…"
 
 _GRAPHEME: Final = regex.compile(r"\X")
+# Within one: where servers see its end whose Unicode is older than 16. To them only scripts of India have
+# stacks of consonants, not those of Cambodia, Myanmar or Bali.
+_SEEN_AS_END: Final = regex.compile(
+    r"(?<=[\p{InCB=Linker}--[\u094d\u09cd\u0acd\u0b4d\u0c4d\u0d4d]])"
+    r"(?=[\p{InCB=Extend}\p{InCB=Linker}]*\p{InCB=Consonant})",
+    regex.VERSION1,
+)
 _WORD: Final = regex.compile(r"\S+")
 _SPACE: Final = regex.compile(r"\s")
 # White space that is looked at for the end of a paragraph.
@@ -56,8 +63,13 @@ ROOM: Final = Size(MAX_GRAPHEMES, MAX_BYTES)
 
 
 def count_graphemes(text: str) -> int:
-    """Grapheme clusters in `text`, which is what limits are counted in."""
-    return len(_GRAPHEME.findall(text))
+    """Grapheme clusters in `text`, which is what limits are counted in: as many as any server sees."""
+    return sum(map(_seen, _GRAPHEME.findall(text)))
+
+
+def _seen(cluster: str) -> int:
+    """As how many clusters the one may be counted."""
+    return 1 + len(_SEEN_AS_END.findall(cluster)) if len(cluster) > 2 else 1
 
 
 def size(text: str) -> Size:
@@ -97,7 +109,7 @@ def split(text: str, first: Size, others: Size = ROOM) -> list[str]:
     while rest:
         end = _part_end(rest, room)
         if end == 0:
-            rest = rest[len(beginning(rest, Size(1, len(rest.encode())))) :].strip()
+            rest = _GRAPHEME.sub("", rest, 1).strip()
             continue
         parts.append(rest[:end].rstrip())
         rest, room = rest[end:].strip(), others
@@ -141,10 +153,11 @@ def _within(entities: tuple[Entity, ...], end: int) -> tuple[Entity, ...]:
 
 def _ends(text: str, room: Size) -> list[int]:
     """Where a grapheme cluster ends, as far as fits; 0 is the first."""
-    utf8, ends = 0, [0]
+    graphemes, utf8, ends = 0, 0, [0]
     for match in _GRAPHEME.finditer(text):
+        graphemes += _seen(match[0])
         utf8 += len(match[0].encode())
-        if len(ends) > room.graphemes or utf8 > room.utf8:
+        if graphemes > room.graphemes or utf8 > room.utf8:
             break
         ends.append(match.end())
     return ends

@@ -97,3 +97,26 @@ def test_the_beginning_is_whole_graphemes():
 )
 def test_an_ellipsis_never_joins_a_link_or_mention(text, room, expected):
     assert cut(text, Size(room, 1000)) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "seen"),
+    # Counted by unicode-segmenter 0.14, with which servers count, and its Unicode 15.1.
+    [("ខ្មែរ", 3), ("မန္တလေး", 5), ("पुस्तक्ष्म", 3), ("ᬅᬓ᭄ᬱᬭ", 4), ("👨‍👩‍👧‍👦🇩🇪", 2)],
+)
+def test_graphemes_are_as_many_as_any_server_sees(text, seen):
+    assert count_graphemes(text) == seen
+
+
+def test_a_text_of_stacked_consonants_is_cut_to_what_every_server_takes():
+    text = "ខ្មែរ " * 120
+    short = cut(text, ROOM)
+    assert short.endswith("…")
+    # Its beginning of 75 words, of four clusters each.
+    assert 70 < short.count("ខ្មែរ") <= 75
+    assert all(part.count("ខ្មែរ") <= 75 for part in split(text, ROOM))
+
+
+def test_a_cluster_that_is_larger_than_any_part_is_left_out():
+    stack = "\u1780" + "\u17d2\u1780" * 400
+    assert split(f"a {stack} b", ROOM) == ["a", "b"]
