@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import urljoin, urlsplit
 
+import regex
 from selectolax.lexbor import LexborHTMLParser
 
 MAX_TITLE_CHARS: Final = 300
@@ -33,6 +34,13 @@ _OF_THE_PAGE: Final = re.compile(
     r"(^|/)(\w*Article|BlogPosting|\w*Posting|WebPage|Recipe|\w*Event|Product|Book)$"
 )
 _MAX_NODES: Final = 200
+# What has no place in a line: what parts words, and what is not seen, such as a hyphen where a word may be
+# broken, or what turns the direction of all that follows. What joins emoji and letters stays.
+_BREAK: Final = regex.compile(r"[\p{Cc}\p{Cs}\p{Co}\p{Z}]+")
+_UNSEEN: Final = regex.compile(
+    "[\u00ad\u061c\u180e\u200b\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0001]+"
+)
+_GRAPHEME: Final = regex.compile(r"\X")
 # HTML's own rule: the declaration stands in the first 1024 bytes (https://html.spec.whatwg.org/#charset).
 _CHARSET: Final = re.compile(rb"""<meta[^>]+charset\s*=\s*["']?\s*([\w-]+)""", re.IGNORECASE)
 _BOMS: Final = (
@@ -163,6 +171,14 @@ def _absolute(reference: str, base: str) -> str:
 
 
 def one_line(texts: Iterable[str], most: int) -> str:
-    """The first of `texts` that says something, on one line, cut to `most` characters."""
-    lines = (" ".join("".join(c if c.isprintable() else " " for c in text).split()) for text in texts)
-    return next((line if len(line) <= most else f"{line[: most - 1]}…" for line in lines if line), "")
+    """The first of `texts` that says something, on one line, cut to `most` characters at a grapheme."""
+    lines = (" ".join(_UNSEEN.sub("", _BREAK.sub(" ", text)).split()) for text in texts)
+    return next(
+        (line if len(line) <= most else f"{_shortened(line, most - 1)}…" for line in lines if line), ""
+    )
+
+
+def _shortened(line: str, most: int) -> str:
+    """The whole grapheme clusters among the first `most` characters."""
+    ends = [match.end() for match in _GRAPHEME.finditer(line, endpos=most + 1)]
+    return line[: max((end for end in ends if end <= most), default=0)]

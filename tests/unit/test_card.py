@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.syndication.card import MAX_DESCRIPTION_CHARS, MAX_TITLE_CHARS, Card, read_card
+from proxy.syndication.card import MAX_DESCRIPTION_CHARS, MAX_TITLE_CHARS, Card, one_line, read_card
 
 URL = "https://blog.example/2026/a.html"
 OPEN_GRAPH = """
@@ -117,6 +118,25 @@ def test_its_letters_are_read_as_they_were_written(page, charset):
     assert card(page, charset=charset).title in ("Grüße – 日本", "日本", "Grüße –")
 
 
+@pytest.mark.parametrize(
+    ("written", "shown"),
+    [
+        ("Familie 👨‍👩‍👧 🏴\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f",) * 2,
+        ("می\u200cخواهم",) * 2,
+        ("🩷",) * 2,  # younger than the Unicode of Python 3.11
+        ("Donau\u00addampf\u200bschiff", "Donaudampfschiff"),
+        ("a\u202egnp\u2066.exe", "agnp.exe"),
+        ("one\u2028two\x00three", "one two three"),
+    ],
+)
+def test_letters_and_emoji_stay_joined_on_one_line(written, shown):
+    assert one_line([written], MAX_TITLE_CHARS) == shown
+
+
+def test_it_is_cut_between_what_readers_take_for_letters():
+    assert one_line(["a" * 297 + "👨‍👩‍👧" * 2], MAX_TITLE_CHARS) == "a" * 297 + "…"
+
+
 def test_it_is_bounded():
     found = card(f"<title>{'x' * 5000}</title><meta name=description content='{'y ' * 5000}'>")
     assert (len(found.title), len(found.description)) == (MAX_TITLE_CHARS, MAX_DESCRIPTION_CHARS)
@@ -135,5 +155,8 @@ pieces = st.sampled_from(PIECES) | st.text(max_size=20)
 @given(st.lists(pieces, max_size=20).map("".join), st.sampled_from(["", "utf-16", "idna", "hex", "utf-8"]))
 def test_whatever_a_page_contains_it_is_read(html, charset):
     found = read_card(html.encode("utf-8", "replace"), url=URL, charset=charset)
-    assert all(text.isprintable() for text in (found.title, found.description, found.picture))
+    for line in (found.title, found.description):
+        assert line.split() == line.split(" ") or line == ""
+        assert not any(unicodedata.category(char) in ("Cc", "Cs") or char in "\u00ad\u202e" for char in line)
+    assert found.picture.isprintable()
     assert found.picture == "" or found.picture.startswith(("http://", "https://"))
