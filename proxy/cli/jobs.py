@@ -87,7 +87,7 @@ async def _of_site(
 @app.command("show")
 def show_job(job: Job, *, as_json: AsJson = False) -> None:
     """Show one job, and why it waits if it does."""
-    from proxy.cli.output import show_fields, show_json
+    from proxy.cli.output import show_fields, show_json, show_line
     from proxy.syndication.report import job_report
 
     async def work(desk: Desk) -> dict[str, Any] | None:
@@ -100,9 +100,14 @@ def show_job(job: Job, *, as_json: AsJson = False) -> None:
     if as_json:
         show_json(report)
         return
-    show_fields({name: value for name, value in report.items() if name != "accounts"})
+    show_fields({name: value for name, value in report.items() if name not in ("accounts", "callback")})
     for account in report["accounts"]:
         _show_account(account)
+    if (callback := report["callback"]) is not None:
+        show_line("")
+        show_line(f"callback: {callback['status']}")
+        names = ("attempts", "next_attempt_at", "delivered_at", "error")
+        show_fields({f"  {name}": callback[name] for name in names})
 
 
 def _show_account(account: dict[str, Any]) -> None:
@@ -121,17 +126,20 @@ def _show_account(account: dict[str, Any]) -> None:
 
 @app.command("retry")
 def retry_job(job: Job, *, as_json: AsJson = False) -> None:
-    """Try again what has failed of a job, or waits for credentials."""
+    """Try again what has failed of a job, its callback too, or waits for credentials."""
 
     async def work(desk: Desk) -> tuple[JobView | None, bool]:
-        from proxy.syndication.shown import is_stuck
+        from proxy.syndication.shown import is_stuck, is_untold
 
-        before = await desk.controls.job(job)
-        stuck = before is not None and any(is_stuck(before[0], each) for each in before[0].deliveries)
-        return (await desk.controls.retry(job), True) if stuck else (before[0] if before else None, False)
+        if (before := await desk.controls.job(job)) is None:
+            return None, False
+        view = before[0]
+        stuck = is_untold(view) or any(is_stuck(view, each) for each in view.deliveries)
+        return (await desk.controls.retry(job) if stuck else view), stuck
 
     view, done = at_desk(work)
-    _tell(job, view, done=done, wrong="nothing of it has failed or waits for credentials", as_json=as_json)
+    wrong = "nothing of it has failed or waits for credentials, nor has its callback failed"
+    _tell(job, view, done=done, wrong=wrong, as_json=as_json)
 
 
 @app.command("cancel")

@@ -11,6 +11,7 @@ from proxy.syndication.explain import why_waiting
 from proxy.syndication.job import Delivery, job_status
 from proxy.syndication.overview import AccountOverview, DeadLetter, ErrorGroup, Overview
 from proxy.syndication.post import instant_text
+from proxy.syndication.shown import callback_shown
 
 
 def job_line(view: JobView) -> dict[str, Any]:
@@ -30,11 +31,13 @@ def job_line(view: JobView) -> dict[str, Any]:
 
 def job_report(view: JobView, overview: Overview) -> dict[str, Any]:
     """A job with all that is known of it, and why it waits if it does."""
+    callback = callback_shown(view.job)
     return {
         **job_line(view),
         "revision": view.job.revision,
         "finished_at": instant(view.job.finished_at_ms),
         "accounts": [_delivery(delivery, overview) for delivery in view.deliveries],
+        "callback": callback.model_dump(mode="json") if callback is not None else None,
     }
 
 

@@ -163,7 +163,7 @@ class Shower:
             durability=durability,
             warnings=list(warnings),
             accounts=accounts,
-            callback=_callback(job),
+            callback=callback_shown(job),
             links=Links(self=path, retry=f"{path}/retry"),
         ).model_dump(mode="json")
 
@@ -264,7 +264,8 @@ def _waits_for_enrichment(job: Job, delivery: Delivery) -> bool:
     return job.enrich == "running" and delivery.action is Action.POST and not delivery.cid
 
 
-def _callback(job: Job) -> CallbackShown | None:
+def callback_shown(job: Job) -> CallbackShown | None:
+    """How far the callback of `job` is; None if nobody wants to be told of its end."""
     callback = job.callback
     if callback is None:
         return None

@@ -14,6 +14,8 @@ from harness.proxy import feed, running_proxy
 from harness.queue import QueueOfTest, queue_on, submission
 from harness.waiting import until
 from proxy import cli
+from proxy.syndication.chain import CallbackOutcome
+from proxy.syndication.queue import Stream
 
 HOSTILE = "\x1b]0;owned\x07[red]bold[/red] \u202egnol oot\u009b2J"
 CONFIG = """
@@ -144,9 +146,29 @@ def test_a_job_is_canceled_and_tried_again(feedproxy, at_queue):
     assert feedproxy("jobs", "retry", failed).out == f"{failed}: main pending\n"
     again = feedproxy("jobs", "retry", failed)
     assert (again.code, again.out) == (1, "")
-    assert again.err == f"feedproxy: {failed}: nothing of it has failed or waits for credentials\n"
+    nothing = "nothing of it has failed or waits for credentials, nor has its callback failed"
+    assert again.err == f"feedproxy: {failed}: {nothing}\n"
     for what in ("retry", "cancel"):
         assert feedproxy("jobs", what, "job_none").code == 1
+
+
+def test_a_callback_that_failed_is_shown_and_tried_again(feedproxy, at_queue):
+    async def done_but_gone(queue):
+        given = submission("1", callback_url="https://blog.example/hook")
+        job = (await queue.enqueue(given)).job
+        (leased,) = await queue.take("w1", 1)
+        await queue.finish(leased, uri="at://did:plc:main/app.bsky.feed.post/1", cid="c")
+        (leased,) = await queue.take("w1", 1, stream=Stream.ERRANDS)
+        await queue.notified(leased, CallbackOutcome.DISABLED, "answered 410")
+        return job
+
+    job = at_queue(done_but_gone)
+    told = listed(feedproxy, "jobs", "show", job)["callback"]
+    assert (told["status"], told["attempts"], told["error"]) == ("disabled", 1, "answered 410")
+    assert "callback: disabled\n  attempts: 1\n  error: answered 410\n" in feedproxy("jobs", "show", job).out
+    assert feedproxy("jobs", "retry", job).out == f"{job}: main completed\n"
+    assert "callback: pending\n" in feedproxy("jobs", "show", job).out
+    assert feedproxy("jobs", "retry", job).code == 1
 
 
 def test_dead_letters_are_listed_counted_tried_again_and_dropped(feedproxy, at_queue, stored):
