@@ -2,7 +2,7 @@
 
 Who wants a turn is told when to ask again, by how many go before it: so waiting costs few round trips, and
 whoever comes meanwhile with a better rank goes first. Each process remembers what it was told last, and has a
-gate of its own for as long as the store is away.
+gate of its own for as long as the store is away, or refuses to keep the fleet's.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
 from proxy.clock import Clock
-from proxy.errors import ShareSpent, StoreError, UpstreamUnavailable
+from proxy.errors import ShareSpent, StoreError, StoreRefused, UpstreamUnavailable
 from proxy.resilience.breaker import Admission, Breaker, Phase, Ticket
 from proxy.resilience.gate import PATIENCE_S, GatePolicy, LocalGate, Pass
 from proxy.resilience.limiter import Asker
@@ -59,6 +59,7 @@ class FleetGate:
         self._breaker = Breaker()
         self._not_before = 0.0
         self._spenders = Spenders()
+        self._refused = False  # whether the store said no when it was last asked for a turn, or told of some
         self._calling: set[str] = set()
         self._unasked = 0  # turns had alone that the fleet has not been told of
         self._waiting: dict[str, asyncio.Event] = {}
@@ -68,23 +69,28 @@ class FleetGate:
     @property
     def phase(self) -> Phase:
         """Where the breaker stands, as far as this process knows."""
-        return self._breaker.phase if self._link.in_step else self._alone.phase
+        return self._breaker.phase if self._in_charge else self._alone.phase
 
     @property
     def limit_per_s(self) -> float:
         """How many requests a second all processes may make; without the store, this one."""
-        return self._policy.rate.per_s if self._link.in_step else self._alone.limit_per_s
+        return self._policy.rate.per_s if self._in_charge else self._alone.limit_per_s
+
+    @property
+    def _in_charge(self) -> bool:
+        """Whether the store decides, as far as this process knows."""
+        return self._link.in_step and not self._refused
 
     def closed_for_s(self) -> float:
         """See Gate."""
-        if not self._link.in_step:
+        if not self._in_charge:
             return self._alone.closed_for_s()
         now = self._clock.steady()
         return max(self._breaker.closed_for_s(now), self._not_before - now, 0.0)
 
     def spent_for_s(self, asker: Asker) -> float:
         """See Gate."""
-        if not self._link.in_step:
+        if not self._in_charge:
             return self._alone.spent_for_s(asker)
         return self._spenders.left_s(asker.client, self._clock.steady()) if asker.pays else 0.0
 
@@ -129,7 +135,7 @@ class FleetGate:
         """Say who is calling, and hear how the gate stands. Raises StoreError."""
         unasked = self._unasked
         args = [self._longest_us, *self._beating(unasked, *self._calling)]
-        self._mirror(await run(_BEAT, self._keys, args))
+        self._mirror(await self._unless_refused(run(_BEAT, self._keys, args)))
         self._unasked -= unasked
 
     def _beating(self, unasked: int, *calling: str) -> list[Any]:
@@ -137,6 +143,8 @@ class FleetGate:
 
     async def _admitted(self) -> Ticket:
         """Raises UpstreamUnavailable while the breaker is open, StoreError."""
+        if self._refused:
+            raise StoreRefused("the store keeps no gate")
         if self._breaker.phase is Phase.CLOSED and self._link.in_step:
             return Ticket(Admission.PASS)
         if self._link.in_step and self._breaker.closed_for_s(self._clock.steady()) > 0:
@@ -205,7 +213,17 @@ class FleetGate:
             self._policy.client_per_min if asker.pays else 0,
         ]
         keys = [*self._keys, f"{self._prefix}spent:{asker.client}"]
-        return self._mirror(await self._link.run(_ENTER, keys, [self._longest_us, *args], late=late))
+        entering = self._link.run(_ENTER, keys, [self._longest_us, *args], late=late)
+        return self._mirror(await self._unless_refused(entering))
+
+    async def _unless_refused(self, asked: Awaitable[Sequence[Any]]) -> Sequence[Any]:
+        try:
+            answer = await asked
+        except StoreRefused:
+            self._refused = True
+            raise
+        self._refused = False
+        return answer
 
     def _share_spent(self, asker: Asker, wait_s: float) -> ShareSpent:
         self._spenders.note(asker.client, self._clock.steady() + wait_s)

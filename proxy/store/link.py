@@ -11,7 +11,7 @@ import functools
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
-from proxy.errors import StoreError, StoreUnavailable
+from proxy.errors import StoreError, StoreRefused, StoreUnavailable
 from proxy.store.calls import put
 from proxy.store.connection import Store
 from proxy.store.scripts import Script
@@ -105,7 +105,9 @@ class Link:
         self._beating = True
         try:
             for beat in beats:
-                await beat(self._at_once)
+                # A store that says no is there, and there is more that it may be told or asked.
+                with contextlib.suppress(StoreRefused):
+                    await beat(self._at_once)
         except StoreUnavailable:
             self._slip()
         else:

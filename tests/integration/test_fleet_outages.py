@@ -10,6 +10,7 @@ import pytest
 from harness.faults import FAULTS, faulty_redis
 from harness.fleet import everywhere, fleet
 from harness.proxy import feed
+from harness.upstream import xrpc_error
 from harness.valkey import StoreOfTest
 from harness.waiting import until
 from proxy.store.link import HESITATION_S
@@ -122,3 +123,38 @@ async def test_what_was_asked_without_the_store_counts_when_it_is_back(upstream,
         before = upstream.count
         await everywhere(proxies[:1], 1, *(feed(f"back{number}.test") for number in range(8)))
         assert upstream.count - before == 8 - 1 - 4
+
+
+@pytest.mark.parametrize("fault", ["read-only", "full"])
+async def test_what_a_store_has_that_refuses_is_read_again_when_it_was_away(upstream, faults, store, fault):
+    async with fleet(2, upstream.url, store, patience_s=0.08) as [one, other]:
+        await one.get(feed())
+        await one.landed()
+        faults.begin(fault)
+        # Asked without the fleet's leave, which is to be told to it.
+        assert (await other.get(feed("alone.test"))).status_code == 200
+        faults.begin("stopped")
+        assert await until(lambda: not other.web.reading.link.in_step)
+        faults.end("stopped")
+        assert await until(lambda: other.web.reading.link.in_step)
+        asked = upstream.count
+        assert (await other.get(feed())).headers["cache-status"].startswith("feedproxy; hit")
+        assert upstream.count == asked
+        faults.end(fault)
+
+
+@pytest.mark.parametrize("fault", ["read-only", "full"])
+async def test_the_breaker_is_the_processs_own_while_the_store_refuses(upstream, faults, store, fault):
+    limits = {"BREAKER_THRESHOLD": 3, "RETRY_MAX": 1}
+    async with fleet(1, upstream.url, store, patience_s=0.08, **limits) as [proxy]:
+        await proxy.get(feed())
+        await proxy.landed()
+        faults.begin(fault)
+        upstream.answer = lambda _: xrpc_error(503, "Down")
+        asked = upstream.count
+        for number in range(10):
+            assert (await proxy.get(feed(f"a{number}.test"))).status_code in (502, 503)
+            await proxy.landed()
+        assert upstream.count - asked <= 4
+        assert (await proxy.get("/health")).json()["checks"]["upstream"][0]["status"] == "warn"
+        faults.end(fault)

@@ -2,6 +2,11 @@
 -- KEYS: 1 the gate (a hash: bucket, breaker, not before); 2 slots (who is calling, by when it must say so again);
 -- 3, 4, 5 who waits as refresh, miss, doubtful, in their order; 6 by when who waits must have asked again; 7 the
 -- last round of each client, among misses and among the doubtful.
+
+-- It is small and does not grow, so it is kept where memory is full: a script that has written is not refused for lack
+-- of it. (Nothing here expires.)
+redis.call('PERSIST', KEYS[1])
+
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 
