@@ -45,7 +45,8 @@ class News:
                         self._tell(text)
             except StoreError as error:
                 _log.debug("news_interrupted", reason=str(error))
-            self.standing = False
+            finally:
+                self.standing = False
             await asyncio.sleep(_AGAIN_S)
 
     def _tell_all(self) -> None:
@@ -56,4 +57,7 @@ class News:
         version, _, rest = text.decode("utf-8", "replace").partition(" ")
         kind, _, what = rest.partition(" ")
         if version == "1" and kind in self._heard:
-            self._heard[kind](what)
+            try:
+                self._heard[kind](what)
+            except ValueError as error:
+                _log.warning("news_not_understood", kind=kind, reason=str(error))
