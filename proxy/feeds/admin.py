@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.routing import Route
 
 from proxy.admin import AdminEdge, document_of
-from proxy.errors import Rejected, StoreError
+from proxy.errors import Rejected, StoreError, StoreRefused
 from proxy.feeds.key import FeedKey, canonical_key
 from proxy.feeds.purge import Purges
 from proxy.feeds.service import FeedService
@@ -34,8 +34,9 @@ class PurgeRoutes:
         wanted = await document_of(request)
         try:
             number = await self._carry_out(wanted)
-        except StoreError:
-            message = "Redis does not answer: the purge holds in this process only. Repeat it."
+        except StoreError as error:
+            trouble = "refuses it" if isinstance(error, StoreRefused) else "does not answer"
+            message = f"Redis {trouble}: the purge holds in this process only. Repeat it."
             raise Rejected(503, "StoreUnavailable", message, (("Retry-After", "2"),)) from None
         return {"purged": wanted, "number": number}
 

@@ -85,6 +85,26 @@ async def test_a_purge_without_the_store_says_so(upstream, faults, store):
         assert (await proxy.get(feed())).json()["version"] == 2
 
 
+@pytest.mark.parametrize(("fault", "status"), [("full", 200), ("read-only", 503)])
+async def test_a_purge_with_a_store_that_refuses(upstream, faults, store, fault, status):
+    token = "t" * 32
+    async with fleet(2, upstream.url, store, patience_s=0.08, ADMIN_TOKEN=token) as proxies:
+        await everywhere(proxies, 1, feed())
+        await proxies[0].landed()
+        faults.begin(fault)
+        answer = await proxies[0].client.post(
+            "/purge", json={"all": True}, headers={"authorization": f"Bearer {token}"}
+        )
+        assert answer.status_code == status
+        assert status == 200 or "Redis refuses it" in answer.json()["message"]
+        upstream.version = 2
+        told = proxies if status == 200 else proxies[:1]
+        await until(lambda: all(proxy.web.reading.purges.known for proxy in told))
+        for proxy in told:
+            assert (await proxy.get(feed())).json()["version"] == 2
+        faults.end(fault)
+
+
 async def test_refreshes_wait_for_a_store_that_hesitates(upstream, faults, store, clock):
     """A short absence costs no second refresh; a long one does not keep copies from being refreshed."""
     async with fleet(2, upstream.url, store, clock=clock, patience_s=0.08, CACHE_TTL=100) as proxies:

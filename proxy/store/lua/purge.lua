@@ -2,6 +2,8 @@
 -- last purge, and the last number of all as ''.
 -- ARGV: channel, the last number that the caller knows, for how long a purge is remembered in us, name, ...
 -- Returns its number: greater than every one before, even those of a log that was lost.
+-- A script that has written is not refused for lack of memory: to purge may be the way out.
+redis.call('PERSIST', KEYS[1])
 local time = redis.call('TIME')
 local last = redis.call('HGET', KEYS[1], '') or '0'
 local number = math.max(time[1] * 1000000 + time[2], last + 1, ARGV[2] + 1)
