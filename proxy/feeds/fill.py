@@ -49,7 +49,7 @@ class Caches:
     shared: SharedCache
     failing: FailingKeys
     unshared: RecentSet  # keys whose last answer must not be shared
-    cursors: RecentSet  # digests of the cursors that stored answers have handed out
+    cursors: RecentSet  # digests of the cursors that stored answers are known to have handed out
 
 
 class Filler:
@@ -167,6 +167,7 @@ class Filler:
         self, key: FeedKey, held: Held | None, asker: Asker, deadline: float, flight: _Flight
     ) -> Outcome:
         try:
+            asker = await self._ranked(key, asker)
             reply, under_did = await self._ask(key, held, asker, deadline)
             outcome = await self._settle(key, held, reply, flight, under_did=under_did)
         except UpstreamError as error:
@@ -176,6 +177,18 @@ class Filler:
             raise
         self._remember(key, outcome)
         return outcome
+
+    async def _ranked(self, key: FeedKey, asker: Asker) -> Asker:
+        """`asker`; one of a page that no stored answer leads to, on whichever host, goes after all others."""
+        if key.cursor is None:
+            return asker
+        digest = cursor_digest(key.cursor)
+        if digest in self._caches.cursors:
+            return asker
+        if not await self._caches.shared.has_cursor(digest):
+            return replace(asker, rank=Rank.DOUBTFUL)
+        self._caches.cursors.add(digest)
+        return asker
 
     async def _ask(
         self, key: FeedKey, held: Held | None, asker: Asker, deadline: float
@@ -302,6 +315,8 @@ class Filler:
         async def conclude() -> None:
             self._leases.drop(flight.lead)
             await write(key, entry, flight.lead, as_of=held.as_of, arrived_at=arrived_at, keep_s=keep_s)
+            if entry.cursor is not None:
+                await self._caches.shared.keep_cursor(cursor_digest(entry.cursor), keep_s)
 
         return conclude
 

@@ -14,7 +14,7 @@ from proxy.clients import NOBODY, Client
 from proxy.clock import Clock
 from proxy.errors import ShareSpent, UpstreamError, UpstreamFailure, UpstreamUnavailable
 from proxy.feeds.changes import Changes
-from proxy.feeds.fill import Caches, Filler, cursor_digest
+from proxy.feeds.fill import Caches, Filler
 from proxy.feeds.flight import Flight, Flights
 from proxy.feeds.freshness import Freshness
 from proxy.feeds.held import Held
@@ -36,6 +36,7 @@ _LOADING_POLL_S: Final = 0.1
 PREFETCHED: Final = 200
 _PREFETCH_SHARE: Final = 0.25
 _PREFETCHING: Final = 4
+_REFRESHER: Final = Asker(Rank.REFRESH)  # nobody pays for a refresh
 
 
 class Served(enum.Enum):
@@ -220,7 +221,7 @@ class FeedService:
         """One refresh in the background. The place is taken before anything is awaited."""
         if self._refreshes >= MAX_REFRESHES:
             return
-        flight, started = self._join(key, held, self._refresher(key))
+        flight, started = self._join(key, held, _REFRESHER)
         if started and flight.task is not None:
             self._refreshes += 1
             flight.task.add_done_callback(self._refresh_done)
@@ -233,7 +234,7 @@ class FeedService:
         trouble = self._trouble(key)
         if trouble is not None:
             return _stale(held, trouble)
-        flight, started = self._join(key, held, self._refresher(key))
+        flight, started = self._join(key, held, _REFRESHER)
         outcome = await self._wait(flight, OLD_PATIENCE_S)
         if isinstance(outcome, Failed):
             return _stale(held, outcome.error)
@@ -309,7 +310,7 @@ class FeedService:
             return _failed(trouble) if copy is None else _stale(copy, trouble)
 
         async def fly() -> Outcome:
-            return await self._filler.fill(key, copy, self._asker(key, client), alone=True)
+            return await self._filler.fill(key, copy, _asker(client), alone=True)
 
         self._tally.add("feedproxy_flights_started")
         flight, _ = self._fills.join(f"{key.digest}#{next(self._numbers)}", fly)
@@ -321,7 +322,7 @@ class FeedService:
         """What a flight for `key` brings, and whether `client` has started it."""
         latest = self._clock.steady() + self._policy.timeout_s + _WAIT_MARGIN_S
         while True:
-            flight, started = self._join(key, held, self._asker(key, client))
+            flight, started = self._join(key, held, _asker(client))
             outcome = await self._wait(flight, max(0.0, latest - self._clock.steady()))
             of_another = isinstance(outcome, Failed) and isinstance(outcome.error, ShareSpent) and not started
             if not of_another:
@@ -339,21 +340,14 @@ class FeedService:
         except UpstreamError as error:
             return Failed(error.bare())
 
-    def _asker(self, key: FeedKey, client: Client) -> Asker:
-        rank = Rank.DOUBTFUL if self._is_doubtful(key) else Rank.MISS
-        return Asker(rank, client.name, pays=not client.exempt)
-
-    def _refresher(self, key: FeedKey) -> Asker:
-        """Nobody pays for a refresh; one of a page that nothing leads to must not get before others."""
-        return Asker(Rank.DOUBTFUL if self._is_doubtful(key) else Rank.REFRESH)
-
-    def _is_doubtful(self, key: FeedKey) -> bool:
-        return key.cursor is not None and cursor_digest(key.cursor) not in self._caches.cursors
-
 
 @dataclass(frozen=True, slots=True)
 class _Found:
     held: Held | None
+
+
+def _asker(client: Client) -> Asker:
+    return Asker(Rank.MISS, client.name, pays=not client.exempt)
 
 
 async def _conclude(outcome: Outcome) -> None:

@@ -22,6 +22,8 @@ _STORE: Final = script("store_entry", libraries=("flight",))
 _CONFIRM: Final = script("confirm_entry", libraries=("flight",))
 _END: Final = script("end_flight")
 _RENEW: Final = script("renew_lease")
+_KEEP_CURSOR: Final = script("keep_cursor")
+_HAS_CURSOR: Final = script("has_cursor")
 
 KIND: Final = "flight"
 # A leader silent for so long is replaced. It renews its lease with each beat of the link.
@@ -185,6 +187,14 @@ class SharedCache:
         args = [lead.token, LEASE_MS, self._memory_ms]
         return int(await run(_RENEW, self._names(key)[1:], args)) == 1
 
+    async def keep_cursor(self, digest: str, keep_s: float) -> None:
+        """A stored answer has handed out the cursor: somebody may come for the page that it leads to."""
+        await self._run(_KEEP_CURSOR, [self._cursor_name(digest)], [round(keep_s * 1000)])
+
+    async def has_cursor(self, digest: str) -> bool:
+        """Whether the cursor was handed out by an answer of any process, as far as the store says."""
+        return bool(await self._run(_HAS_CURSOR, [self._cursor_name(digest)], []))
+
     async def _end(
         self,
         key: FeedKey,
@@ -215,7 +225,7 @@ class SharedCache:
         try:
             return await self._link.run(what, keys, args)
         except StoreError as error:
-            _log.debug("shared_write_failed", reason=str(error))
+            _log.debug("shared_call_failed", reason=str(error))
             return None
 
     def _head(self, key: FeedKey, lead: Lead) -> list[str]:
@@ -223,6 +233,9 @@ class SharedCache:
 
     def _since_us(self, arrived_at: float) -> int:
         return round(max(0.0, self._clock.steady() - arrived_at) * 1e6)
+
+    def _cursor_name(self, digest: str) -> str:
+        return f"{self._prefix}cursor:{digest}"
 
     def _names(self, key: FeedKey) -> list[str]:
         # Each key tagged by itself: in a cluster the cache spreads over all nodes.

@@ -78,6 +78,16 @@ class StoreOfTest:
     def values(self) -> list[dict[bytes, bytes]]:
         return [self._client.hgetall(key) for key in self.keys()]
 
+    def waiting(self) -> dict[str, int]:
+        """How many wait before the fleet's gate for other than refreshes."""
+        ranks = ("misses", "doubtful")
+        counts = {
+            key.rpartition(b":")[2].decode(): self._client.zcard(key)
+            for key in self.every_key()
+            if key.endswith(tuple(f":{rank}".encode() for rank in ranks))
+        }
+        return {rank: counts.get(rank, 0) for rank in ranks}
+
     def lifetimes(self) -> list[float]:
         """Seconds after which each key goes by itself."""
         return [self._client.pttl(key) / 1000 for key in self.keys()]
