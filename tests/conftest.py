@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import tempfile
 import uuid
 
 import pytest
@@ -13,6 +16,15 @@ from harness.upstream import Upstream
 from harness.valkey import StoreOfTest, valkey_server
 from integration.chaos import Plan
 from integration.soak import Plan as SoakPlan
+
+
+def pytest_configure(config):
+    """Let the processes that tests start share what is compiled, though nothing may be left of it."""
+    if sys.dont_write_bytecode:
+        compiled = tempfile.TemporaryDirectory(prefix="feedproxy-compiled-")
+        config.add_cleanup(compiled.cleanup)
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+        os.environ["PYTHONPYCACHEPREFIX"] = compiled.name
 
 
 def pytest_addoption(parser):

@@ -25,8 +25,8 @@ def run(*command, **options):
 
 
 def plain_environ(**more):
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("FEEDPROXY_")}
-    return kept | more
+    ours = ("FEEDPROXY_", "PYTHON")
+    return {name: value for name, value in os.environ.items() if not name.startswith(ours)} | more
 
 
 def free_port():
