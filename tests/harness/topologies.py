@@ -30,12 +30,11 @@ from harness.waiting import until_true
 PASSWORD = "open sesame/@:%"
 ESCAPED = "open%20sesame%2F%40%3A%25"
 HOST = "127.0.0.1"
-DEADLINE_S = 30.0
 
 
 def eventually(condition: Callable[[], Any], what: str) -> Any:
     """The first true value of `condition`; a server that does not answer yet makes it false."""
-    return until_true(condition, what, deadline_s=DEADLINE_S, faults=(redis.RedisError, OSError))
+    return until_true(condition, what, faults=(redis.RedisError, OSError))
 
 
 def free_ports(count: int) -> list[int]:

@@ -16,7 +16,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from harness.logs import LogFile
+
 STOP_S = 15.0
+_NURSERY = Path(__file__).with_name("forking.py")
 
 
 class WorkerProcess:
@@ -25,7 +28,7 @@ class WorkerProcess:
     def __init__(self, pid: int, log_path: Path) -> None:
         self.pid = pid
         self._handle = os.pidfd_open(pid)
-        self._log_path = log_path
+        self._log = LogFile(log_path)
 
     def send(self, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -53,14 +56,10 @@ class WorkerProcess:
 
     def events(self, name: str) -> list[dict[str, Any]]:
         """What it has logged so far under that name."""
-        parsed = []
-        for line in self._log_path.read_text(encoding="utf-8").splitlines():
-            with contextlib.suppress(ValueError):
-                parsed.append(json.loads(line))
-        return [event for event in parsed if event.get("event") == name]
+        return self._log.events(name)
 
     def log_text(self) -> str:
-        return self._log_path.read_text(encoding="utf-8")
+        return self._log.text()
 
     def close(self) -> None:
         self.kill()
@@ -102,55 +101,10 @@ class Nursery:
 @contextlib.contextmanager
 def nursery_in(directory: Path) -> Iterator[Nursery]:
     """A nursery that keeps the logs of its workers in `directory`."""
-    command = [sys.executable, "-P", __file__]
+    command = [sys.executable, "-P", str(_NURSERY)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     nursery = Nursery(process, directory)
     try:
         yield nursery
     finally:
         nursery.close()
-
-
-def _fork_on_demand() -> None:
-    """Answer each line of stdin with the pid of a new worker; end them all when stdin closes."""
-    # The children find loaded what they need.
-    import anyio._backends._asyncio
-    import anyio.streams.tls  # noqa: F401
-
-    from proxy import cli, runtime, settings  # noqa: F401
-
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel buries them
-    pids = []
-    while line := sys.stdin.readline():
-        pid = os.fork()
-        if pid == 0:
-            _become_worker(cli.main, **json.loads(line))
-        pids.append(pid)
-        print(pid, flush=True)  # noqa: T201
-    for pid in pids:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-
-
-def _become_worker(main: Any, environ: Mapping[str, str], log: str) -> None:
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    nothing, output = os.open(os.devnull, os.O_RDONLY), os.open(log, os.O_WRONLY | os.O_APPEND)
-    os.dup2(nothing, 0)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
-    os.environ.clear()
-    os.environ.update(environ)
-    sys.argv = ["feedproxy", "worker"]
-    code = 70
-    try:
-        main()
-    except SystemExit as exited:
-        code = exited.code if isinstance(exited.code, int) else 0 if exited.code is None else 1
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-
-
-if __name__ == "__main__":
-    _fork_on_demand()

@@ -14,8 +14,9 @@ from typing import Any, Self
 
 import httpx
 
+from harness.waiting import until_true
 from harness.workers import Nursery, WorkerProcess
-from integration.processes import ServeProcess, environment, until
+from integration.processes import ServeProcess, environment
 
 OVER = ("completed", "partial", "failed", "canceled")
 
@@ -128,7 +129,7 @@ class Deployment:
             shown = self.job(job, site=site)
             return shown if all(one["waiting_for"] == reason for one in shown["accounts"]) else None
 
-        return until(waiting, what=f"{job['id']} waits for {reason}")
+        return until_true(waiting, f"{job['id']} waits for {reason}")
 
     def _start(self) -> None:
         self.serve.start()

@@ -25,7 +25,6 @@ from proxy.syndication.post import Post
 from proxy.syndication.queue import JobQueue
 from proxy.syndication.signing import derived_secret
 
-DEADLINE_S = 60.0
 TOKEN = "the-token-of-the-site-blog"
 TENANTS = """
 [[accounts]]
@@ -177,7 +176,7 @@ class Fleet:
             live = {"ready", "active", "delayed"}
             return not (set(self.stored.states()) & live or self.stored.errands())
 
-        await until(ended, deadline_s=DEADLINE_S, every_s=0.02)
+        await until(ended, every_s=0.02)
 
     def go_on_without_the_dead(self) -> None:
         """Its lease has ended, and the pause after a login that it may not have survived."""

@@ -4,34 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import json
 import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
-DEADLINE_S = 60.0
+from harness.logs import LogFile
+from harness.waiting import DEADLINE_S, until_true
+
 STOP_S = 15.0  # more than `serve` takes to stop, whatever hangs
 _STARTED = ("web_started", "worker_started", "valkey_started")
 STANDIN = Path(__file__).with_name("standin.py")
-
-T = TypeVar("T")
-
-
-def until(condition: Callable[[], T | None], *, what: str, deadline_s: float = DEADLINE_S) -> T:
-    """Return the condition's first true value; fail with `what` if there is none before the deadline."""
-    give_up_at = time.monotonic() + deadline_s
-    while True:
-        value = condition()
-        if value:
-            return value
-        if time.monotonic() > give_up_at:
-            raise AssertionError(f"not within {deadline_s:g} s: {what}")
-        time.sleep(0.01)
 
 
 def is_running(pid: int) -> bool:
@@ -76,7 +62,7 @@ class ServeProcess:
         self._pass_fds = tuple(pass_fds)
         self._command = list(command or (sys.executable, "-P", "-m", "proxy.cli", "serve"))
         self._environ = environment(data_dir, **settings)
-        self._log_path = data_dir.parent / f"{data_dir.name[:50]}.{id(self)}.log"
+        self._log = LogFile(data_dir.parent / f"{data_dir.name[:50]}.{id(self)}.log")
         self._process: subprocess.Popen[bytes] | None = None
 
     @classmethod
@@ -105,7 +91,7 @@ class ServeProcess:
         return self._process.pid
 
     def start(self) -> None:
-        with self._log_path.open("ab") as log:
+        with self._log.path.open("ab") as log:
             self._process = subprocess.Popen(
                 self._command,
                 env=self._environ,
@@ -127,7 +113,7 @@ class ServeProcess:
                 raise AssertionError(f"ended with {self.exit_code()} before {name}:\n{self.log_text()}")
             return None
 
-        return until(found, what=f"log event {name} {fields}\n{self.log_text()[-3000:]}")
+        return until_true(found, lambda: f"log event {name} {fields}\n{self.log_text()[-3000:]}")
 
     def wait_ready(self) -> None:
         """Return when /readyz answers 200."""
@@ -140,7 +126,7 @@ class ServeProcess:
                 return self.get("/readyz")[0] == 200
             return False
 
-        until(ready, what="/readyz answers 200")
+        until_true(ready, "/readyz answers 200")
 
     @property
     def base_url(self) -> str:
@@ -178,11 +164,11 @@ class ServeProcess:
         return self._process.poll()
 
     def log_text(self) -> str:
-        return self._log_path.read_text(encoding="utf-8")
+        return self._log.text()
 
     def events(self, name: str | None = None) -> list[dict[str, Any]]:
         """Log events so far, of that name."""
-        return [event for event in self._parsed() if name is None or event.get("event") == name]
+        return self._log.events(name)
 
     def web_pids(self) -> list[int]:
         """Pids of the web processes that run now, as the log tells."""
@@ -202,12 +188,3 @@ class ServeProcess:
             words = Path(f"/proc/{pid}/cmdline").read_bytes()
             return is_running(pid) and (b"valkey-server" in words or b"--control-fd" in words)
         return False
-
-    def _parsed(self) -> Iterator[dict[str, Any]]:
-        if not self._log_path.exists():
-            return
-        for line in self.log_text().splitlines():
-            with contextlib.suppress(ValueError):
-                event = json.loads(line)
-                if isinstance(event, dict):
-                    yield event

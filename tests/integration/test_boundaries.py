@@ -13,8 +13,9 @@ import redis
 
 from harness.crossing import AFTER, BEFORE, SCRIPTS, Cut
 from harness.redis_servers import redis_server
+from harness.waiting import DEADLINE_S
 from harness.workers import WorkerProcess, nursery_in
-from integration.fleet import DEADLINE_S, Fleet
+from integration.fleet import Fleet
 from integration.publishing import ALICE, key_of, linking, post_of
 
 # Hundreds of processes, on a machine that may be busy with other things.

@@ -7,7 +7,7 @@ import uuid
 
 import pytest
 
-from harness.newsroom import DEADLINE_S, Newsroom, token_of
+from harness.newsroom import Newsroom, token_of
 from harness.receiver import Receiver
 from harness.redis_servers import redis_server
 from harness.upstream import Response, xrpc_error
@@ -51,7 +51,7 @@ async def callback_of(host, job, **wanted):
         shown = (await host.ask(job["links"]["self"])).json()["callback"]
         return shown if wanted.items() <= shown.items() else None
 
-    return await until(as_wanted, deadline_s=DEADLINE_S)
+    return await until(as_wanted)
 
 
 async def test_a_job_that_ends_is_told_of_as_get_shows_it(room, cms):
@@ -133,7 +133,7 @@ async def test_each_end_of_a_job_is_told_under_an_id_of_its_own(room, cms):
         job = (await host.send(post)).json()
         await callback_of(host, job, status="delivered")
         await host.send({**post, "status": "draft"})
-        await until(lambda: len(cms.heard) == 2, deadline_s=DEADLINE_S)
+        await until(lambda: len(cms.heard) == 2)
         await callback_of(host, job, status="delivered")
     (first, _), (second, _) = cms.heard
     assert (first, second) == (f"msg_{job['id'][4:]}_1", f"msg_{job['id'][4:]}_2")

@@ -16,8 +16,9 @@ import redis
 from harness.crossing import SCRIPTS, Cut
 from harness.receiver import Receiver
 from harness.redis_servers import redis_server
+from harness.waiting import DEADLINE_S
 from harness.workers import WorkerProcess, nursery_in
-from integration.fleet import DEADLINE_S, Fleet
+from integration.fleet import Fleet
 from integration.publishing import post_of
 
 # Where a step of a chain ends, or the next begins.

@@ -98,7 +98,7 @@ class Chaos:
             await asyncio.sleep(0.05)
             return None
 
-        await until(taken_in, deadline_s=60)
+        await until(taken_in)
 
 
 @pytest.mark.timeout(300)
@@ -128,7 +128,7 @@ async def test_a_failover_in_the_middle_of_reads_and_posts(upstream):
                     gone = await asyncio.to_thread(sentinels.kill_master)
                     master = await asyncio.to_thread(sentinels.wait_for_other, gone)
                     await asyncio.to_thread(sentinels.heal)
-                await until(lambda: chaos.sent == POSTS, deadline_s=60)
+                await until(lambda: chaos.sent == POSTS)
                 # What a failover forgot, the CMS says again; what it has, it has once.
                 for number in range(POSTS):
                     await chaos.insist(number)

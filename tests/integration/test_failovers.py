@@ -140,7 +140,7 @@ async def posting(world, place):
 async def all_published(cms, world, stored):
     """Each post is there once, and the queue knows it and is sound."""
     count = len(cms.posts)
-    await until(lambda: stored.states() == {"done": count}, deadline_s=60)
+    await until(lambda: stored.states() == {"done": count})
     urls = [post.url for post in cms.posts]
     assert sorted(str(record["facets"]).count("http") for record in world.pds.posts(ALICE)) == [1] * count
     found = Counter(url for record in world.pds.posts(ALICE) for url in urls if f"'{url}'" in str(record))

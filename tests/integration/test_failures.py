@@ -20,7 +20,6 @@ from harness.workers import nursery_in
 from integration.deployment import AccountOfTest, Deployment
 from integration.publishing import ALICE, PASSWORD
 
-DEADLINE_S = 60.0
 RETRIES_S = (0.06, 0.12, 0.3)
 
 
@@ -145,12 +144,11 @@ async def test_a_wrong_password_parks_and_the_right_one_unparks_without_a_login_
         # Neither more posts, nor another worker with the same password, nor a reload of it ask again.
         more = await room.post(3)
         room.deployment.worker()
-        await until(lambda: len(room.stored.scores("workers")) == 2, deadline_s=DEADLINE_S)
+        await until(lambda: len(room.stored.scores("workers")) == 2)
         await room.waits_for(more, "credentials")
         await room.change_password("main", "not the one")
         await until(
             lambda: all(len(worker.events("reloaded")) == 1 for worker in room.deployment.workers),
-            deadline_s=DEADLINE_S,
         )
         assert len(pds.calls("createSession")) == 1
 
@@ -164,7 +162,7 @@ async def test_a_wrong_password_parks_and_the_right_one_unparks_without_a_login_
 async def test_a_worker_that_is_told_to_reload_while_it_starts_does_so_when_it_can(opened, tmp_path):
     config, held, real = tmp_path / "feedproxy.toml", tmp_path / "held", tmp_path / "real"
     async with opened() as room:
-        await until(lambda: room.stored.scores("workers"), deadline_s=DEADLINE_S)
+        await until(lambda: room.stored.scores("workers"))
         config.rename(real)
         os.mkfifo(config)
         held.hardlink_to(config)
@@ -175,5 +173,5 @@ async def test_a_worker_that_is_told_to_reload_while_it_starts_does_so_when_it_c
             tenants = real.read_text(encoding="utf-8")
             real.rename(config)
             pipe.write(tenants)
-        await until(lambda: worker.events("reloaded"), deadline_s=DEADLINE_S)
-        await until(lambda: len(room.stored.scores("workers")) == 2, deadline_s=DEADLINE_S)
+        await until(lambda: worker.events("reloaded"))
+        await until(lambda: len(room.stored.scores("workers")) == 2)

@@ -272,7 +272,7 @@ async def test_the_leading_process_is_killed(fleet, long):
             assert took_s <= 1.5
         for one in connections:
             one.close()
-        await until(lambda: len(fleet.pids) == 8, deadline_s=60)
+        await until(lambda: len(fleet.pids) == 8)
         for host in fleet.hosts:
             await asyncio.to_thread(host.wait_ready)
 

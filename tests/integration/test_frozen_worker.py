@@ -13,7 +13,7 @@ from harness.crossing import AFTER, BEFORE
 from harness.redis_servers import redis_server
 from harness.waiting import until
 from harness.workers import WorkerProcess, nursery_in
-from integration.fleet import DEADLINE_S, Fleet
+from integration.fleet import Fleet
 from integration.publishing import ALICE, post_of
 
 LEASE_S = 1.5
@@ -69,7 +69,7 @@ async def test_it_is_replaced_and_writes_nothing_when_it_wakes(nursery, server, 
     async with Fleet(nursery, server.url, LEASE_S=LEASE_S) as fleet:
         await fleet.enqueue(post_of(age_s=3600))
         frozen = freeze.worker = await fleet.gated_worker(freeze)
-        await until(freeze.held.is_set, deadline_s=DEADLINE_S)
+        await until(freeze.held.is_set)
         fleet.let_pass()
         fleet.worker()
         await fleet.over()
@@ -81,8 +81,8 @@ async def test_it_is_replaced_and_writes_nothing_when_it_wakes(nursery, server, 
         fleet.pds.crossing = freeze
         freeze.let_go.set()
         frozen.thaw()
-        await until(lambda: frozen.events("late_write_refused"), deadline_s=DEADLINE_S)
-        await until(lambda: fleet.stored.redis.zcard(fleet.stored.key("workers")) == 2, deadline_s=DEADLINE_S)
+        await until(lambda: frozen.events("late_write_refused"))
+        await until(lambda: fleet.stored.redis.zcard(fleet.stored.key("workers")) == 2)
         assert fleet.stored.deliveries() == deliveries
         assert fleet.pds.commits == commits
         assert "putRecord" not in freeze.later

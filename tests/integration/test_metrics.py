@@ -235,9 +235,9 @@ async def test_eight_processes_count_what_the_load_generator_sent(upstream, tmp_
         victims = serve.web_pids()[:2]
         for pid in victims:
             os.kill(pid, signal.SIGKILL)
-        await until(lambda: not any(map(is_running, victims)), deadline_s=60)
+        await until(lambda: not any(map(is_running, victims)))
         assert (await fresh(serve))(READS) == 1200
-        await until(lambda: all_there(serve), deadline_s=60)
+        await until(lambda: all_there(serve))
         await load.run(clients=24, each=50)
         assert (await fresh(serve))(READS) == load.sent == 2400
         # While it is busy: what was cut off was counted or not.
@@ -275,7 +275,7 @@ async def test_a_worker_serves_probes_and_metrics(store, tmp_path):
             numbers = await fresh(worker)
             return numbers if numbers("feedproxy_workers") == 1 else None
 
-        numbers = await until(at_work, deadline_s=60)
+        numbers = await until(at_work)
         assert numbers("feedproxy_pool_size") == 5
         assert numbers("feedproxy_processes", role="worker") == 1
         status, body = await asyncio.to_thread(worker.get, "/health")

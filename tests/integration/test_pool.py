@@ -63,7 +63,7 @@ async def posted(room, host, numbers, *, site="blog"):
 
 
 async def all_done(room, count):
-    await until(lambda: room.stored.states() == {"done": count}, deadline_s=60, every_s=0.05)
+    await until(lambda: room.stored.states() == {"done": count}, every_s=0.05)
 
 
 async def test_a_burst_of_429s_halves_it_within_a_second_and_it_climbs_back(room):

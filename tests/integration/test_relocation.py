@@ -15,9 +15,10 @@ import pytest
 
 from harness.pds import Directory, PdsServer
 from harness.redis_servers import redis_server
+from harness.waiting import until_true
 from harness.workers import nursery_in
 from integration.deployment import AccountOfTest, Deployment
-from integration.processes import ServeProcess, environment, until
+from integration.processes import ServeProcess, environment
 from integration.publishing import ALICE, BOB, PASSWORD
 from proxy.store.residence import Residence
 
@@ -185,7 +186,7 @@ async def test_a_restored_backup_loses_nothing_and_repeats_nothing(office, pds):
         with office.open() as deployment:
             all_completed(deployment, waiting[:30])
             deployment.serve.kill()
-        until(lambda: not _valkey_of(office.data_dir), what="its Valkey has gone")
+        until_true(lambda: not _valkey_of(office.data_dir), "its Valkey has gone")
         do(restore)
         with office.open() as deployment:
             all_completed(deployment, waiting)

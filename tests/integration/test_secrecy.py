@@ -85,7 +85,7 @@ class Told:
             accounts = (await self.send("GET", path)).json()["accounts"]
             return {a["account"]: a["waiting_for"] or a["status"] for a in accounts} == states
 
-        await until(reached, deadline_s=60)
+        await until(reached)
 
 
 def stored(path: str) -> list[str]:

@@ -17,8 +17,8 @@ import redis
 
 from harness.proxy import feed
 from harness.upstream import Response
-from harness.waiting import until as until_async
-from integration.processes import DEADLINE_S, ServeProcess, is_running, until
+from harness.waiting import DEADLINE_S, until, until_true
+from integration.processes import ServeProcess, is_running
 from proxy.clock import SystemClock
 from proxy.store import aof
 from proxy.store.datadir import socket_path
@@ -167,7 +167,7 @@ def crash(serve: ServeProcess) -> None:
     valkey = serve.valkey_pid()
     serve.kill()
     os.kill(valkey, signal.SIGKILL)
-    until(lambda: not is_running(valkey), what="Valkey is gone")
+    until_true(lambda: not is_running(valkey), "Valkey is gone")
 
 
 def kill_web(serve: ServeProcess) -> None:
@@ -179,13 +179,13 @@ def kill_web(serve: ServeProcess) -> None:
 
 def wait_stored(data_dir: Path, count: int) -> None:
     """Writes to the store follow the answer."""
-    until(lambda: stored(data_dir) == count, what=f"{count} feeds are stored")
+    until_true(lambda: stored(data_dir) == count, f"{count} feeds are stored")
 
 
 def wait_up(serve: ServeProcess) -> None:
     """Return when web process and store are both there."""
     serve.wait_ready()
-    until(lambda: stored(serve.data_dir) is not None, what="the store answers")
+    until_true(lambda: stored(serve.data_dir) is not None, "the store answers")
 
 
 async def fill(serve: ServeProcess, targets: list[str]) -> None:
@@ -226,7 +226,7 @@ async def test_a_killed_valkey_costs_no_reader_anything(serving, upstream, data_
                 await client.outcomes([target])
                 return target if had is not None and (stored(data_dir) or 0) > had else None
 
-            later = await until_async(stored_again)
+            later = await until(stored_again)
         kill_web(serve)
         asked = upstream.count
         async with Client(serve) as client:
@@ -273,7 +273,7 @@ async def test_a_corrupt_file_is_served_around_and_named(serving, data_dir):
             async def told() -> bool:
                 return str(second) in await client.warning("store_data")
 
-            await until_async(told)
+            await until(told)
             assert await client.outcomes(feeds(3)) == ["hit"] * 3
         assert serve.get("/readyz")[0] == 200
 
@@ -287,7 +287,7 @@ async def test_a_stop_under_load_answers_whatever_was_sent(serving, upstream):
         async with asyncio.TaskGroup() as tasks:
             for caller in callers:
                 tasks.create_task(caller.run())
-            await until_async(lambda: all(caller.before for caller in callers))
+            await until(lambda: all(caller.before for caller in callers))
             told.set()
             asked_at = SystemClock().steady()
             exit_code = await asyncio.to_thread(serve.terminate)
@@ -317,9 +317,9 @@ async def test_a_stop_refuses_connections_while_it_waits_for_an_answer(serving, 
 
         async with Client(serve) as client:
             under_way = asyncio.create_task(client.get(feed()))
-            await until_async(lambda: upstream.count)
+            await until(lambda: upstream.count)
             serve.send(signal.SIGTERM)
-            await until_async(refused)
+            await until(refused)
             assert serve.exit_code() is None
             assert not under_way.done()
             upstream.answer = upstream.feed
@@ -365,7 +365,7 @@ def test_a_host_is_ready_when_all_its_web_processes_are(fleet):
     gate.replace(token)  # a process that starts waits here for its settings
     os.kill(fleet.web_pids()[0], signal.SIGKILL)
     fleet.wait_event("web_started", count=started + 1)
-    until(lambda: fleet.get("/readyz")[0] == 503, what="the others know")
+    until_true(lambda: fleet.get("/readyz")[0] == 503, "the others know")
     assert fleet.get("/livez")[0] == 200
     assert len(fleet.events("web_ready")) == ready
     with token.open("w") as opened:

@@ -15,7 +15,8 @@ import pytest
 import redis
 import structlog
 
-from integration.processes import ServeProcess, environment, is_running, until
+from harness.waiting import until_true
+from integration.processes import ServeProcess, environment, is_running
 from proxy.clock import SystemClock
 from proxy.errors import OperationalError
 from proxy.listeners import bind, serves_anything_to_anyone
@@ -29,7 +30,7 @@ def facts(serve: ServeProcess) -> dict:
 
 
 def all_gone(pids) -> None:
-    until(lambda: not any(map(is_running, pids)), what=f"gone: {pids}")
+    until_true(lambda: not any(map(is_running, pids)), f"gone: {pids}")
 
 
 @pytest.fixture
@@ -86,7 +87,7 @@ def test_children_learn_when_one_of_them_is_missing(tmp_path):
         serve.wait_ready()
         hold.touch()  # the replacement will not become ready
         os.kill(facts(serve)["pid"], signal.SIGKILL)
-        until(lambda: facts(serve)["ready"] == 1, what="the other one knows")
+        until_true(lambda: facts(serve)["ready"] == 1, "the other one knows")
         assert serve.get("/readyz")[0] == 503
         hold.unlink()
         serve.wait_ready()
@@ -96,7 +97,7 @@ def test_children_learn_when_one_of_them_is_missing(tmp_path):
 def test_hangups_are_passed_on(fleet):
     before = facts(fleet)["hangups"]
     fleet.send(signal.SIGHUP)
-    until(lambda: facts(fleet)["hangups"] > before, what="SIGHUP reached a child")
+    until_true(lambda: facts(fleet)["hangups"] > before, "SIGHUP reached a child")
     assert fleet.exit_code() is None
 
 
@@ -109,7 +110,7 @@ def test_a_hangup_waits_for_a_child_that_is_not_ready(tmp_path):
         serve.wait_event("reloading")
         hold.unlink()
         serve.wait_ready()
-        until(lambda: facts(serve)["hangups"] == 1, what="SIGHUP reached the child")
+        until_true(lambda: facts(serve)["hangups"] == 1, "SIGHUP reached the child")
         assert not serve.events("process_died")
 
 

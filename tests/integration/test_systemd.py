@@ -15,7 +15,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from integration.processes import ServeProcess, until
+from harness.waiting import until_true
+from integration.processes import ServeProcess
 from proxy.errors import OperationalError, UsageError
 from proxy.systemd import OURS_ALONE, ServiceManager, inherited_listener
 
@@ -182,7 +183,7 @@ def test_a_restart_behind_an_inherited_socket_refuses_nobody(tmp_path, monkeypat
                 current = stack.enter_context(serve())
                 current.wait_ready()
                 answered = len(load.statuses)
-                until(lambda: len(load.statuses) > answered + 20, what="it is in use")  # noqa: B023
+                until_true(lambda: len(load.statuses) > answered + 20, "it is in use")  # noqa: B023
                 if stop:
                     assert current.terminate() == 0
         assert load.failures == []

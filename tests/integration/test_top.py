@@ -56,7 +56,7 @@ class Screen:
             return re.search(pattern, self.text())
 
         try:
-            return await until(lambda: asyncio.to_thread(found), deadline_s=60, every_s=0.05)
+            return await until(lambda: asyncio.to_thread(found), every_s=0.05)
         except TimeoutError:
             raise AssertionError(f"{pattern} is not in:\n{self.text()}") from None
 
@@ -69,7 +69,7 @@ class Screen:
     async def interrupt(self) -> int:
         """Press Ctrl-C; the exit code."""
         self._told("send-keys", "C-c")
-        await until(self._code.exists, deadline_s=60, every_s=0.05)
+        await until(self._code.exists, every_s=0.05)
         return int(await until(self._code.read_text))
 
     def close(self) -> None:

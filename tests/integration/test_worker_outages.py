@@ -70,7 +70,7 @@ async def test_a_store_killed_again_and_again_loses_nothing(kind):
                     await until(lambda done=round_number * 30: len(published) >= done)
                     server.kill()
                     server.start()
-                await until(lambda: stored.states() == {"done": 160}, deadline_s=60)
+                await until(lambda: stored.states() == {"done": 160})
             await until(lambda: intake.reachable)
             assert await intake.reconcile() == ("0", [])
         assert stored.faults() == []

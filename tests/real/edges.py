@@ -23,7 +23,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from real.harness import until
+
+from harness.waiting import until_true
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 HOSTS = ("feeds.example", "blog.example")
@@ -135,7 +136,7 @@ def _running(command: list[str], directory: Path, port: int) -> Iterator[None]:
     with (directory / "log").open("wb") as log:
         process = subprocess.Popen(command, env=os.environ | homes, stdout=log, stderr=log)
     try:
-        until(f"{command[0]} listens", lambda: _listens(process, directory, port))
+        until_true(lambda: _listens(process, directory, port), f"{command[0]} listens")
         yield
     finally:
         process.terminate()

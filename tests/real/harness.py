@@ -13,20 +13,19 @@ import socket
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 from urllib.parse import quote
 
 import httpx
+
+from harness.waiting import until_true
 
 HERE = Path(__file__).parent
 START_DEADLINE_S = 180.0
 COMMAND_DEADLINE_S = 60.0
 STOP_DEADLINE_S = 30.0
-CONDITION_DEADLINE_S = 30.0
-_POLL_S = 0.05
 _PLACEHOLDER = re.compile(r"\{(did|uri|rkey|cursor):(\w+)\}")
 
 # The tests ask far more in a minute than a widget does; what guards the upstream is tried elsewhere.
@@ -36,18 +35,6 @@ UNHURRIED = {
     "UPSTREAM_CONCURRENCY": "50",
     "CLIENT_EXEMPT": "127.0.0.0/8,::1/128",
 }
-
-T = TypeVar("T")
-
-
-def until(what: str, condition: Callable[[], T], deadline_s: float = CONDITION_DEADLINE_S) -> T:
-    """Ask `condition` until it gives something true, and give that; fail after the deadline."""
-    ends_at = time.monotonic() + deadline_s
-    while not (result := condition()):
-        if time.monotonic() > ends_at:
-            raise AssertionError(f"{what}: not within {deadline_s:g} s")
-        time.sleep(_POLL_S)
-    return result
 
 
 @contextlib.contextmanager
@@ -162,7 +149,7 @@ class Proxy:
         command = ["setpriv", "--pdeathsig", "TERM", feedproxy, "serve", "--port", str(port)]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, env=inherited | settings)
-        until("feedproxy is ready", self._ready, START_DEADLINE_S)
+        until_true(self._ready, "feedproxy is ready", deadline_s=START_DEADLINE_S)
 
     def stop(self) -> None:
         """End it as an operator would, and see that it says it ended well."""

@@ -6,7 +6,9 @@ import itertools
 
 import httpx
 import pytest
-from real.harness import cache_status, plain_client, running_proxy, until
+from real.harness import cache_status, plain_client, running_proxy
+
+from harness.waiting import until_true
 
 FEED = "/xrpc/app.bsky.feed.getAuthorFeed?actor={}&limit=10"
 PROFILE = "/xrpc/app.bsky.actor.getProfile?actor={}"
@@ -48,7 +50,7 @@ def until_refused(client: httpx.Client, target: str, **params: str) -> httpx.Res
         assert answer.status_code in (200, 400)
         return answer if answer.status_code == 400 else None
 
-    return until(f"{target} is refused", refused)
+    return until_true(refused, f"{target} is refused")
 
 
 def test_a_new_post_shows_after_the_ttl(network, impatient, person):
@@ -56,8 +58,8 @@ def test_a_new_post_shows_after_the_ttl(network, impatient, person):
     before = posts_of(impatient.get(feed))
     published = network.do("publish", account=person["name"], text="news")["uri"]
     assert published not in before
-    until("the post shows", lambda: posts_of(impatient.get(feed)) == [published, *before])
-    until("it is a hit like any other", lambda: "hit" in cache_status(impatient.get(feed)))
+    until_true(lambda: posts_of(impatient.get(feed)) == [published, *before], "the post shows")
+    until_true(lambda: "hit" in cache_status(impatient.get(feed)), "it is a hit like any other")
 
 
 def test_a_new_post_waits_for_the_ttl(network, proxied, person):
@@ -75,9 +77,9 @@ def test_a_feed_goes_on_under_the_old_handle(network, impatient, direct, person)
     network.do("changeHandle", account=person["name"], handle=moved)
     assert direct.get(feed).status_code == 400
     published = network.do("publish", account=person["name"], text="from under another name")["uri"]
-    until("the feed goes on", lambda: posts_of(impatient.get(feed)) == [published, *before])
+    until_true(lambda: posts_of(impatient.get(feed)) == [published, *before], "the feed goes on")
     assert impatient.get(feed).content == direct.get(FEED.format(person["did"])).content
-    until("the profile tells the new handle", lambda: impatient.get(profile).json()["handle"] == moved)
+    until_true(lambda: impatient.get(profile).json()["handle"] == moved, "the profile tells the new handle")
     assert posts_of(impatient.get(FEED.format(moved))) == [published, *before]
 
 
@@ -104,9 +106,8 @@ def test_a_deleted_post_is_gone(network, impatient, person):
     assert impatient.get(THREAD, params={"uri": uri}).status_code == 200
     network.do("deletePost", account=person["name"], uri=uri)
     assert until_refused(impatient, THREAD, uri=uri).json()["error"] == "NotFound"
-    until(
-        "the feed is without it",
-        lambda: uri not in posts_of(impatient.get(FEED.format(person["handle"]))),
+    until_true(
+        lambda: uri not in posts_of(impatient.get(FEED.format(person["handle"]))), "the feed is without it"
     )
 
 
@@ -115,5 +116,5 @@ def test_an_account_that_comes_into_being_shows(network, impatient):
     feed = FEED.format(f"{name}.test")
     assert impatient.get(feed).status_code == 400
     network.do("createAccount", name=name, posts=["here I am"])
-    until("the new account shows", lambda: impatient.get(feed).status_code == 200)
+    until_true(lambda: impatient.get(feed).status_code == 200, "the new account shows")
     assert len(posts_of(impatient.get(feed))) == 1

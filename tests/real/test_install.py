@@ -13,7 +13,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-from real.harness import HERE, until
+from real.harness import HERE
+
+from harness.waiting import until_true
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -106,7 +108,7 @@ def test_what_the_dockerfile_does_gives_a_feedproxy_that_writes_nowhere(tmp_path
             image.command(*entry, argument), env=environ, cwd="/", stdout=log, stderr=log
         )
     try:
-        until("it is healthy", lambda: run(*probe, env=environ).returncode == 0)
+        until_true(lambda: run(*probe, env=environ).returncode == 0, "it is healthy")
     finally:
         serve.terminate()
         assert serve.wait(30) == 0
@@ -158,7 +160,7 @@ def test_systemd_hands_over_its_socket(tmp_path):
                 return False  # it does not listen yet
             return answer.status_code == 200
 
-        until("the service behind the socket answers", answered)
+        until_true(answered, "the service behind the socket answers")
     finally:
         serve.terminate()
         assert serve.wait(30) == 0, (tmp_path / "log").read_text()

@@ -15,8 +15,8 @@ from pathlib import Path
 import httpx
 import pytest
 from real.edges import DEPLOY, echo
-from real.harness import until
 
+from harness.waiting import until_true
 from harness.workers import nursery_in
 from integration.deployment import AccountOfTest, Deployment
 
@@ -72,7 +72,7 @@ def prometheus(deployment, tmp_path):
                 with contextlib.suppress(httpx.TransportError):
                     return client.get("/-/ready").status_code == 200
 
-            until("Prometheus is ready", ready)
+            until_true(ready, "Prometheus is ready")
             yield client
     finally:
         process.terminate()
@@ -120,7 +120,7 @@ def test_every_query_of_dashboard_and_alerts_has_data(deployment, prometheus):
         return not lacking
 
     try:
-        until("every query has data", complete, 60)
+        until_true(complete, "every query has data", deadline_s=60)
     except AssertionError:
         pytest.fail(f"without data: {lacking}")
     assert hosts(prometheus) == [deployment.serve.base_url.removeprefix("http://")]

@@ -6,7 +6,9 @@ from datetime import UTC, datetime
 
 import httpx
 import pytest
-from real.harness import Network, assert_xrpc_error, cache_status, plain_client, until
+from real.harness import Network, assert_xrpc_error, cache_status, plain_client
+
+from harness.waiting import until_true
 
 FEED = "/xrpc/app.bsky.feed.getAuthorFeed?actor=alice.test&limit=20"
 KNOWN = (
@@ -89,7 +91,7 @@ def test_known_feeds_outlive_the_appview_and_a_restart(start_proxy, outage, wind
 
     def assert_still_served() -> None:
         for target, first in known.items():
-            until(f"{target} has aged", lambda target=target: is_aged(ask_known(proxy, target)))
+            until_true(lambda target=target: is_aged(ask_known(proxy, target)), f"{target} has aged")
             answer = ask_known(proxy, target)
             assert answer.content == first.content
             assert cache_status(answer)["detail"] in details
@@ -116,12 +118,12 @@ def test_it_recovers_with_the_appview(start_proxy, outage):
     proxy = start_proxy(**SHORT_LIVED)
     before = ask_known(proxy, FEED)
     outage.begin()
-    until("the feed has aged", lambda: is_aged(ask_known(proxy, FEED)))
+    until_true(lambda: is_aged(ask_known(proxy, FEED)), "the feed has aged")
     assert ask(proxy, NEVER_SEEN).status_code in (502, 503, 504)
     outage.end()
     back_at = datetime.now(UTC)
-    until(
-        "the feed is confirmed", lambda: updated_at(ask_known(proxy, FEED)) >= back_at.replace(microsecond=0)
+    until_true(
+        lambda: updated_at(ask_known(proxy, FEED)) >= back_at.replace(microsecond=0), "the feed is confirmed"
     )
     assert ask_known(proxy, FEED).content == before.content
-    until("the other feed is there", lambda: ask(proxy, NEVER_SEEN).status_code == 200)
+    until_true(lambda: ask(proxy, NEVER_SEEN).status_code == 200, "the other feed is there")

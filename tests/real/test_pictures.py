@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 from real.browser import running_site
-from real.harness import until
 
 from harness.pictures import bomb, noise, picture, turned
 from harness.redis_servers import redis_server
+from harness.waiting import until_true
 from harness.workers import nursery_in
 from integration.deployment import AccountOfTest, Deployment
 
@@ -61,7 +61,7 @@ def published(newsroom, direct, **fields):
         answer = direct.get("/xrpc/app.bsky.feed.getPosts", params={"uris": account["uri"]})
         return answer.json()["posts"]
 
-    (post,) = until("the AppView has the post", seen)
+    (post,) = until_true(seen, "the AppView has the post")
     return post, account
 
 

@@ -171,7 +171,7 @@ async def test_what_its_author_deleted_does_not_come_back(pdses, people, deploym
     async with redis_gate(nursery.directory / "s", store.socket, crossing) as url:
         first = deployment.worker(REDIS_URL=url)
         job = await off_loop(deployment.post, 1, revision=1)
-        await until(finished.is_set, deadline_s=60)
+        await until(finished.is_set)
         done = places(await off_loop(deployment.ended, job))
         for person in people:
             pdses.do("remove", account=person["name"], uri=done[person["name"]][0])

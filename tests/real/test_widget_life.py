@@ -70,7 +70,7 @@ async def updated(reader) -> None:
     async def done() -> bool:
         return await reader.page.evaluate("window.updates") > before
 
-    await until(done, deadline_s=60)
+    await until(done)
 
 
 async def refreshed(reader, text: str) -> None:
@@ -80,7 +80,7 @@ async def refreshed(reader, text: str) -> None:
         await updated(reader)
         return await reader.page.get_by_text(text, exact=True).count() == 1
 
-    await until(there, deadline_s=60)
+    await until(there)
 
 
 def one_more(upstream) -> None:
