@@ -1,11 +1,16 @@
-"""Fixtures of tests that publish."""
+"""Fixtures of tests that publish, and of those of the queue."""
 
 from __future__ import annotations
+
+import contextlib
+import functools
 
 import pytest
 import redis
 
 from harness.pds import Directory, PdsServer
+from harness.queue import queue_on, sound_queue
+from harness.redis_servers import KINDS, redis_server
 from integration.publishing import ALICE, BOB, PASSWORD, World
 
 
@@ -31,3 +36,34 @@ def raw(store):
     client = redis.Redis.from_url(store.url)
     yield client
     client.close()
+
+
+@pytest.fixture(scope="session")
+def server_of():
+    """A server of that kind, the same for all who ask."""
+    with contextlib.ExitStack() as stack:
+        yield functools.cache(lambda kind: stack.enter_context(redis_server(kind)))
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def server(request, server_of):
+    """Each kind of server there is; namespaces keep tests apart."""
+    return server_of(request.param)
+
+
+@pytest.fixture
+def stored(server):
+    with sound_queue(server.url) as own:
+        yield own
+
+
+@pytest.fixture(params=[False, True], ids=["once", "twice"])
+async def queue(request, stored):
+    """A queue whose every script is sent once, or twice, and which has nothing to repair at the end."""
+    async with queue_on(stored.url, stored.namespace, twice=request.param) as queue:
+        yield queue
+        cursor, repairs = await queue.reconcile()
+        while cursor != "0":
+            cursor, more = await queue.reconcile(cursor)
+            repairs += more
+        assert repairs == []

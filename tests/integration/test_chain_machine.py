@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import invariant, precondition, rule
 
-from harness.redis_servers import redis_server
-from integration.test_queue_machine import WORKERS, QueueMachine
+from integration.queue_model import WORKERS, OnItsOwnValkey
+from integration.test_queue_machine import QueueMachine
 from proxy.syndication.chain import CallbackOutcome, ErrandKind
 from proxy.syndication.job import LIVE, Action
 from proxy.syndication.queue import Stream
@@ -164,20 +163,6 @@ class ChainMachine(QueueMachine):
         self.note_ends()
 
 
-ChainMachine.TestCase.settings = settings(
-    max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
-)
-
-
 @pytest.mark.timeout(600)
-class TestChainMachine(ChainMachine.TestCase):
+class TestChainMachine(OnItsOwnValkey, ChainMachine.TestCase):
     """The machine on a Valkey of its own."""
-
-    @classmethod
-    def setUpClass(cls):
-        cls._server = redis_server("valkey-9")
-        QueueMachine.server_url = cls._server.__enter__().url
-
-    @classmethod
-    def tearDownClass(cls):
-        cls._server.__exit__(None, None, None)

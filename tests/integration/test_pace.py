@@ -8,7 +8,6 @@ import pytest
 from pydantic import SecretStr
 
 from harness.clock import FakeClock
-from harness.redis_servers import KINDS, redis_server
 from integration.publishing import Switch
 from proxy.clock import SystemClock
 from proxy.errors import PdsBusy
@@ -20,10 +19,9 @@ HOST, OTHER = "pds.example", "other.example"
 ALICE, BOB = "did:plc:alice", "did:plc:bob"
 
 
-@pytest.fixture(scope="module", params=KINDS)
-def valkey_url(request):
-    with redis_server(request.param) as server:
-        yield server.url
+@pytest.fixture(scope="module")
+def valkey_url(server):
+    return server.url
 
 
 @pytest.fixture

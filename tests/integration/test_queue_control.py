@@ -4,30 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from harness.queue import DAY_S, queue_on, sound_queue, submission
-from harness.redis_servers import KINDS, redis_server
+from harness.queue import DAY_S, queue_on, submission
 from proxy.syndication.controls import Controls
 from proxy.syndication.job import DeliveryState, Status
 from proxy.syndication.overview import DeadFilter
-
-
-@pytest.fixture(scope="module", params=KINDS)
-def server(request):
-    with redis_server(request.param) as running:
-        yield running
-
-
-@pytest.fixture
-def stored(server):
-    with sound_queue(server.url) as own:
-        yield own
-
-
-@pytest.fixture(params=[False, True], ids=["once", "twice"])
-async def queue(request, stored):
-    async with queue_on(stored.url, stored.namespace, twice=request.param) as queue:
-        yield queue
-        assert (await queue.reconcile())[1] == []
 
 
 class Forgiven(list):

@@ -6,17 +6,15 @@ import asyncio
 
 import pytest
 
-from harness.redis_servers import KINDS, redis_server
 from integration.publishing import ALICE, BOB, post_of, publish, session_key
 from proxy.bluesky import sessions
 from proxy.bluesky.pins import _PIN
 from proxy.syndication.attempt import Published
 
 
-@pytest.fixture(scope="module", params=KINDS)
-def valkey_url(request):
-    with redis_server(request.param) as server:
-        yield server.url
+@pytest.fixture(scope="module")
+def valkey_url(server):
+    return server.url
 
 
 async def test_one_login_and_one_refresh_for_two_hosts(world):

@@ -4,20 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from harness.queue import DAY_S, POLICY, queue_on, sound_queue, submission
-from harness.redis_servers import KINDS, redis_server
-
-
-@pytest.fixture(scope="module", params=KINDS)
-def server(request):
-    with redis_server(request.param) as running:
-        yield running
-
-
-@pytest.fixture
-def stored(server):
-    with sound_queue(server.url) as own:
-        yield own
+from harness.queue import DAY_S, POLICY, queue_on, submission
 
 
 @pytest.fixture

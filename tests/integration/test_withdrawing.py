@@ -6,25 +6,12 @@ import time
 
 import pytest
 
-from harness.queue import queue_on, sound_queue, submission
-from harness.redis_servers import KINDS, redis_server
+from harness.queue import queue_on, submission
 from proxy.errors import LeaseLost, Superseded
 from proxy.syndication.desk import Verdict
 from proxy.syndication.job import Action
 
 DRAFT = {"wanted": False, "skip": "not_published"}
-
-
-@pytest.fixture(scope="module", params=KINDS)
-def server(request):
-    with redis_server(request.param) as running:
-        yield running
-
-
-@pytest.fixture
-def stored(server):
-    with sound_queue(server.url) as own:
-        yield own
 
 
 @pytest.fixture
