@@ -25,9 +25,20 @@ from proxy.settings import Settings, load_settings
 from proxy.syndication.worker import Worker
 
 PASSWORD = "app-password-of-everybody"
-# Long enough for processes that start on a busy machine.
 # Nothing holds a test up but what it is about.
 UNHURRIED = {"PDS_RPS": 10_000, "PDS_BURST": 10_000, "SYNDICATION_RETRY_DELAYS": "0,0,0"}
+# A feedproxy.toml; its secrets are PASSWORD and token_of("blog").
+ONE_ACCOUNT = """
+[[accounts]]
+name = "main"
+identifier = "did:plc:alice"
+password_env = "PASSWORD_main"
+
+[[sites]]
+name = "blog"
+token_env = "TOKEN_blog"
+accounts = ["main"]
+"""
 
 
 def token_of(site: str) -> str:

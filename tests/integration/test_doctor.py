@@ -13,7 +13,7 @@ from email.utils import formatdate
 
 import pytest
 
-from harness.newsroom import PASSWORD, token_of
+from harness.newsroom import ONE_ACCOUNT, PASSWORD, token_of
 from harness.pds import Directory, PdsServer
 from harness.upstream import Response, json_response, xrpc_error
 from harness.valkey import valkey_server
@@ -24,17 +24,6 @@ from proxy.examining import examine
 from proxy.settings import load_settings
 
 DOCTOR = (sys.executable, "-P", "-m", "proxy.cli", "doctor")
-TOML = """
-[[accounts]]
-name = "main"
-identifier = "did:plc:alice"
-password_env = "PASSWORD_main"
-
-[[sites]]
-name = "blog"
-token_env = "TOKEN_blog"
-accounts = ["main"]
-"""
 LIMITS = {"RateLimit-Limit": "5000", "RateLimit-Policy": "5000;w=3600"}
 
 
@@ -89,7 +78,7 @@ async def place(upstream, durable, tmp_path, monkeypatch):
     monkeypatch.setenv("PASSWORD_main", PASSWORD)
     monkeypatch.setenv("TOKEN_blog", token_of("blog"))
     config = tmp_path / "feedproxy.toml"
-    config.write_text(TOML)
+    config.write_text(ONE_ACCOUNT)
     upstream.answer = lambda _: profile()
     async with Directory() as directory, PdsServer(directory) as pds:
         pds.host("did:plc:alice", "alice.test", PASSWORD)

@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from harness.newsroom import PASSWORD, published_at, token_of
+from harness.newsroom import ONE_ACCOUNT, PASSWORD, published_at, token_of
 from harness.pds import HANG_AFTER, Directory, PdsServer
 from harness.proxy import feed
 from harness.upstream import Response, Upstream, json_response
@@ -23,17 +23,6 @@ from integration.processes import ServeProcess, environment
 ADMIN = "admin-token-of-this-test-0123456789"
 HOSTILE = "[red]\x1b]0;owned\x07\x1b[2J<script>\u202e\u009b2J"
 FEEDPROXY = (sys.executable, "-P", "-m", "proxy.cli")
-TOML = """
-[[accounts]]
-name = "main"
-identifier = "did:plc:alice"
-password_env = "PASSWORD_main"
-
-[[sites]]
-name = "blog"
-token_env = "TOKEN_blog"
-accounts = ["main"]
-"""
 
 
 class Screen:
@@ -110,7 +99,7 @@ async def host(upstream, tmp_path, monkeypatch):
     monkeypatch.setenv("PASSWORD_main", PASSWORD)
     monkeypatch.setenv("TOKEN_blog", token_of("blog"))
     config = tmp_path / "feedproxy.toml"
-    config.write_text(TOML)
+    config.write_text(ONE_ACCOUNT)
     async with Directory() as directory, PdsServer(directory) as pds:
         pds.host("did:plc:alice", "alice.test", PASSWORD)
         pds.fail("putRecord", HANG_AFTER)
