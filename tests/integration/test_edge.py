@@ -120,7 +120,7 @@ async def test_a_byte_at_a_time_buys_no_time(start, upstream, quick):
             while not reading.done():
                 writer.write(head[sent : sent + 1])
                 sent += 1
-                await asyncio.sleep(0.02)
+                await asyncio.sleep(0.02)  # how slowly it sends is what the test is about
         assert sent < len(head)
         raw = reading.result() if not reading.exception() else b""
         assert not raw or parsed(raw)[0] == 408

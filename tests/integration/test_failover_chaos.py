@@ -73,13 +73,13 @@ class Chaos:
             number = next(self._numbers)
             name = f"new{number}" if number % 2 else f"known{number % 10}"
             self.statuses[(await self._proxy.get(feed(f"{name}.test"))).status_code] += 1
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.02)  # the pace of the load
 
     async def _post(self):
         for number in range(POSTS):
             await self.insist(number)
             self.sent += 1
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.02)  # the pace of the load
 
     async def insist(self, number):
         """Send a post until it is taken in."""
@@ -95,7 +95,7 @@ class Chaos:
         async def taken_in():
             with contextlib.suppress(StoreError):
                 return await self._queue.enqueue(given)
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.05)  # as a CMS waits before it tries again
             return None
 
         await until(taken_in)

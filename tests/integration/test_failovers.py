@@ -75,7 +75,7 @@ class Readers:
             number = next(self._numbers)
             name = f"new{number}" if number % 2 else f"known{number % 10}"
             self.statuses[(await self._proxy.get(feed(f"{name}.test"))).status_code] += 1
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.02)  # a reader's pace
 
 
 class Cms:
@@ -104,7 +104,7 @@ class Cms:
                 return await self._queue.enqueue(given)
             except StoreError:
                 self.refused += 1
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(0.05)  # as a CMS waits before it tries again
 
         await until(taken_in)
 

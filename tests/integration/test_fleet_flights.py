@@ -163,7 +163,7 @@ async def test_followers_find_the_answer_though_the_news_is_lost(upstream):
                 async def deafen():
                     while not asking.done():
                         raw.client_kill_filter(_type="pubsub")
-                        await asyncio.sleep(0.02)
+                        await asyncio.sleep(0.02)  # how often the connections are cut
 
                 await deafen()
                 answers = await asking

@@ -56,7 +56,7 @@ async def test_a_store_killed_again_and_again_loses_nothing(kind):
     async def publish(delivery, post, lease):
         await lease.intend(b"{}", "cid", f"rkey-{post.id}")
         intents[delivery.account, post.id] += 1
-        await asyncio.sleep(0.002)
+        await asyncio.sleep(0.002)  # what a PDS takes, in which the store may be killed
         published.add((delivery.account, post.id))
         return Published(uri=f"at://{delivery.account}/{post.id}", cid="cid")
 
