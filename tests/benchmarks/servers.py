@@ -134,7 +134,7 @@ def running(
     """A server, from its first answer on `port` to its end; on the processors `cpus` alone if given."""
     pinned = ["taskset", "-c", cpus, *command] if cpus else list(command)
     process = subprocess.Popen(
-        pinned, env={**os.environ, **(env or {})}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        pinned, env={**_environ(), **(env or {})}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         start_new_session=True,
     )  # fmt: skip
     try:
@@ -147,6 +147,11 @@ def running(
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+
+def _environ() -> dict[str, str]:
+    """That of this process; as where it is installed, what was compiled once stays compiled."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 
 def _await_listening(process: subprocess.Popen[bytes], port: int) -> None:
