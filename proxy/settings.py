@@ -111,7 +111,7 @@ def _actor(value: str) -> str:
     if is_at_uri(value):
         return value
     if not is_at_identifier(value):
-        raise ValueError(f"{value!r} is not a handle, a DID or an at:// URI")
+        raise ValueError("must be a handle, a DID or an at:// URI")
     return value if value.startswith("did:") else value.lower()
 
 
@@ -249,7 +249,7 @@ def load_settings(environ: Mapping[str, str], **overrides: object) -> Settings:
     try:
         return Settings(**values, tenants=tenants)
     except ValidationError as error:
-        raise UsageError(_first_fault(error, lambda where: PREFIX + str(where[0]).upper())) from None
+        raise UsageError(_first_fault(error, _variable)) from None
 
 
 def _from_environ(environ: Mapping[str, str]) -> dict[str, Any]:
@@ -268,7 +268,8 @@ def _from_environ(environ: Mapping[str, str]) -> dict[str, Any]:
         try:
             values[name.lower()] = Path(path).read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"{PREFIX}{name}_FILE: cannot read {path}: {_reason(error)}") from None
+            # The path is not repeated: it may be the secret itself.
+            raise UsageError(f"{PREFIX}{name}_FILE: cannot read that file: {_reason(error)}") from None
     return values
 
 
@@ -312,12 +313,15 @@ def _nearest(name: str, known: Iterable[str]) -> str:
 
 
 def _first_fault(error: ValidationError, place: Any) -> str:
+    """Where the first fault is and what is wrong; never what was given, which may be a stray secret."""
     fault = error.errors(include_url=False)[0]
     where = fault["loc"]
     message = fault["msg"].removeprefix("Value error, ")
-    secret = where and where[0] in ("admin_token", "redis_url", "cache_redis_url")
-    shown = "" if secret or fault["type"] in ("missing", "value_error") else f" (got {fault['input']!r})"
-    return f"{place(where)}: {message}{shown}" if where else f"{message}"
+    return f"{place(where)}: {message}" if where else message
+
+
+def _variable(where: tuple[int | str, ...]) -> str:
+    return PREFIX + _toml_path(where[:2]).upper()
 
 
 def _toml_path(where: tuple[int | str, ...]) -> str:

@@ -16,7 +16,7 @@ _HOST_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:\d{1,5})?|\[[0-9a-f:.]
 
 def _account_identifier(value: str) -> str:
     if not is_at_identifier(value):
-        raise ValueError(f"{value!r} is neither a handle nor a DID")
+        raise ValueError("must be a handle or a DID")
     return value if value.startswith("did:") else value.lower()
 
 
@@ -30,13 +30,13 @@ def _account_or_uri(value: str) -> str:
 def _host_name(value: str) -> str:
     value = value.lower()
     if _HOST_NAME.fullmatch(value) is None:
-        raise ValueError(f"{value!r} is not a host name")
+        raise ValueError("must be a host name")
     return value
 
 
 def _http_url(value: str) -> str:
     if re.fullmatch(r"https?://[^\s/?#@]+/?", value) is None:
-        raise ValueError(f"{value!r} is not an http(s) origin such as https://bsky.social")
+        raise ValueError("must be an http(s) origin alone, such as https://bsky.social")
     return value.rstrip("/")
 
 
@@ -92,7 +92,7 @@ class FeedRule(_Table):
         if self.actor is None and self.method is None:
             raise ValueError("give actor, method or both")
         if self.method is not None and not is_nsid(self.method):
-            raise ValueError(f"method {self.method!r} is not an NSID such as app.bsky.actor.getProfile")
+            raise ValueError("method must be an NSID such as app.bsky.actor.getProfile")
         return self
 
 

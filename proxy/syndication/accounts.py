@@ -214,17 +214,17 @@ def _password(account: Account, environ: Mapping[str, str], trouble: list[str]) 
         if not environ.get(account.password_env):
             trouble.append(f"account {account.name!r}: {account.password_env} is not set")
         return environ.get(account.password_env, "")
-    path = account.password_file or ""
+    # The path is not repeated: it may be the password itself.
     try:
-        password = Path(path).read_text(encoding="utf-8").strip()
+        password = Path(account.password_file or "").read_text(encoding="utf-8").strip()
     except OSError as error:
-        trouble.append(f"account {account.name!r}: cannot read {path}: {error.strerror}")
+        trouble.append(f"account {account.name!r}: cannot read its password_file: {error.strerror}")
         return ""
     except UnicodeDecodeError:
-        trouble.append(f"account {account.name!r}: {path} is not UTF-8 text")
+        trouble.append(f"account {account.name!r}: its password_file is not UTF-8 text")
         return ""
     if not password:
-        trouble.append(f"account {account.name!r}: {path} is empty")
+        trouble.append(f"account {account.name!r}: its password_file is empty")
     return password
 
 

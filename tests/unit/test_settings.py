@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import json
 from pathlib import Path
 
 import pytest
@@ -150,12 +151,27 @@ def test_wrong_values_are_one_line_that_names_them(name, value):
     assert "\n" not in message
 
 
-@pytest.mark.parametrize("name", ["ADMIN_TOKEN", "REDIS_URL", "CACHE_REDIS_URL"])
-def test_wrong_secrets_are_not_told(name):
-    with pytest.raises(UsageError) as caught:
-        load(**{name: "swordfish"})
-    assert f"FEEDPROXY_{name}" in str(caught.value)
-    assert "swordfish" not in str(caught.value)
+# Passwords and tokens that strayed into what is for something else, alone or in an address.
+STRAYS = ("swordfish", "http://me:swordfish@h/x", "redis://me:swordfish@h:port", "1,swordfish", "(swordfish)")
+# Anything is a name of a host or a directory; that of a file is what its complaint is about.
+ANYTHING = {"HOST", "DATA_DIR", "CONFIG"}
+REFUSING = {name.upper() for name in variables()} - ANYTHING | {"ADMIN_TOKEN_FILE", "REDIS_URL_FILE", "TOKN"}
+
+
+def complaint(**values):
+    """What is said of them, nothing if they will do."""
+    try:
+        load(**values)
+    except UsageError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("name", sorted(REFUSING))
+def test_what_is_wrong_is_not_repeated_as_it_may_be_a_secret(name):
+    complaints = [complaint(**{name: stray}) for stray in STRAYS]
+    assert any(complaints)
+    assert "swordfish" not in "".join(complaints)
 
 
 @pytest.mark.parametrize(
@@ -255,6 +271,39 @@ def test_faults_in_feedproxy_toml_are_named_with_their_place(tmp_path, text, pla
     assert str(file) in str(caught.value)
     assert place in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+ACCOUNT = {"name": "main", "identifier": "a.test", "password_env": "PASSWORD"}
+SITE = {"name": "blog", "token_env": "TOKEN", "accounts": ["main"]}
+FEED = {"actor": "a.test", "ttl_s": 120}
+
+
+@pytest.mark.parametrize(
+    ("table", "key"),
+    [
+        *(("accounts", key) for key in (*ACCOUNT, "password", "service")),
+        *(("sites", key) for key in (*SITE, "token", "hosts", "posts_per_hour", "callback_secrets_env")),
+        *(("feeds", key) for key in (*FEED, "method")),
+    ],
+)
+def test_what_is_wrong_in_feedproxy_toml_is_not_repeated_either(tmp_path, table, key):
+    file = tmp_path / "feedproxy.toml"
+    complaints = []
+    for stray in ("swordfish-swordfish", "http://me:swordfish@h/x", ["swordfish/x"], 1.5):
+        tables = {"accounts": ACCOUNT, "sites": SITE, "feeds": FEED}
+        tables[table] = {**tables[table], key: stray}
+        lines = (
+            line
+            for name, values in tables.items()
+            for line in (
+                f"[[{name}]]",
+                *(f"{field} = {json.dumps(value)}" for field, value in values.items()),
+            )
+        )
+        file.write_text("\n".join(lines))
+        complaints.append(complaint(CONFIG=file))
+    assert any(complaints)
+    assert "swordfish" not in "".join(complaints)
 
 
 def test_a_missing_feedproxy_toml_is_named(tmp_path):
