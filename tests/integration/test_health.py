@@ -216,6 +216,7 @@ async def test_a_disk_that_is_full(place, kept):
 
                 await until(told, deadline_s=WITHIN_S)
                 assert "its disk is full or broken. Make room" in wrong["durability"]
+                assert await seen_by_strangers(place.proxy) == {"status": "warn"}
             finally:
                 resource.prlimit(pid, resource.RLIMIT_FSIZE, (hard, hard))
             await place.turns_to()

@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import os
 import signal
+import subprocess
+import sys
 
 import httpx
 import redis
@@ -14,7 +16,7 @@ from harness.newsroom import PASSWORD, Newsroom, published_at, token_of
 from harness.pds import LOSE_ANSWER
 from harness.upstream import xrpc_error
 from harness.waiting import until
-from integration.processes import ServeProcess
+from integration.processes import ServeProcess, environment
 from proxy.store.datadir import socket_path
 
 ADMIN = "admin-token-admin-token-admin-token"
@@ -88,8 +90,8 @@ class Told:
         await until(reached)
 
 
-def stored(path: str) -> list[str]:
-    """Every key and value of the store, as text."""
+def stored(path: str, pattern: str = "*") -> list[str]:
+    """Every key that fits the pattern and its value, as text."""
     with contextlib.closing(redis.Redis(unix_socket_path=path)) as client:
         read = {
             b"hash": client.hgetall,
@@ -98,7 +100,19 @@ def stored(path: str) -> list[str]:
             b"list": lambda key: client.lrange(key, 0, -1),
             b"stream": client.xrange,
         }
-        return [f"{key!r} {read[client.type(key)](key)!r}" for key in client.scan_iter(count=1000)]
+        return [f"{key!r} {read[client.type(key)](key)!r}" for key in client.scan_iter(pattern, count=1000)]
+
+
+def printed(directory, settings, *words: str) -> str:
+    """All that a command says."""
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "proxy.cli", *words],
+        env=environment(directory / "command", **settings),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.stdout + done.stderr
 
 
 def files(directory) -> list[str]:
@@ -146,17 +160,19 @@ async def test_secrets_of_every_kind_are_nowhere(tmp_path, monkeypatch, store):
 
 
 async def test_passwords_of_stores_are_nowhere(tmp_path, store, upstream):
-    """One that opens the queue's store, and one that does not open the cache's."""
+    """One that opens the queue's store, out of a file, and one that does not open the cache's."""
     right, wrong = "store-password-that-opens", "store-password-that-is-wrong"
     user = f"user-{store.namespace}"
     store._client.execute_command("ACL", "SETUSER", user, "on", f">{right}", "~*", "&*", "+@all")
     path = store.url.removeprefix("unix://")
+    (tmp_path / "url").write_text(f"unix://{user}:{right}@{path}")
+    (tmp_path / "token").write_text(ADMIN)
     settings = {
-        "REDIS_URL": f"unix://{user}:{right}@{path}",
+        "REDIS_URL_FILE": tmp_path / "url",
         "CACHE_REDIS_URL": f"unix://{user}:{wrong}@{path}",
         "NAMESPACE": store.namespace,
         "UPSTREAM": upstream.url,
-        "ADMIN_TOKEN": ADMIN,
+        "ADMIN_TOKEN_FILE": tmp_path / "token",
         "ACCESS_LOG": "on",
     }
     try:
@@ -167,13 +183,24 @@ async def test_passwords_of_stores_are_nowhere(tmp_path, store, upstream):
                 for page in EVERY_PAGE:
                     await told.send("GET", page, token=ADMIN)
                 refused = (await client.get("/health")).json()
+            settings["PORT"] = httpx.URL(serve.base_url).port
+            commands = [
+                await asyncio.to_thread(printed, tmp_path, settings, *words)
+                for words in (["config"], ["doctor"], ["top"])
+            ]
+            seen = stored(path, f"{store.namespace}:*")
             assert await asyncio.to_thread(serve.terminate) == 0
-            seen = [serve.log_text(), *told.answers, *map(repr, store.every_key())]
+            seen += [serve.log_text(), *told.answers, *commands]
     finally:
         store._client.execute_command("ACL", "DELUSER", user)
     assert refused["checks"]["store"][0]["status"] == "warn"
     assert refused["checks"]["queue"][0]["status"] == "pass"
     assert any("feedproxy_queue_store_up 1.0" in text for text in seen)
+    config, doctor, top = commands
+    assert "FEEDPROXY_ADMIN_TOKEN=********" in config
+    assert f"FEEDPROXY_CACHE_REDIS_URL=unix://{user}:********@" in config
+    assert "cache" in doctor
+    assert "workers alive" in top
     assert [secret for secret in (right, wrong, ADMIN) if any(secret in text for text in seen)] == []
 
 
