@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 
 MAX_URI_BYTES = 8192
 MAX_DID_CHARS = 2048
@@ -82,6 +83,11 @@ def is_language(value: str) -> bool:
 def is_uri(value: str) -> bool:
     """Whether `value` is a URI of any scheme."""
     return len(value) <= MAX_URI_BYTES and _URI.fullmatch(value) is not None
+
+
+def instant_text(instant: datetime) -> str:
+    """`instant` as it is shown and stored: RFC 3339 in UTC with milliseconds."""
+    return instant.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 # Format name of the lexicon -> (check, what a value that passes is called).

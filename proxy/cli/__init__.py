@@ -23,6 +23,8 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    # Frames and colours take longer to import than all the rest of it.
+    rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -93,7 +95,10 @@ def worker(
         str | None, typer.Option(help="Address for --port to listen on. [FEEDPROXY_HOST]")
     ] = None,
 ) -> None:
-    """Work off the queue of posts in the store of FEEDPROXY_REDIS_URL; `serve` has a worker of its own."""
+    """Work off the queue of posts in FEEDPROXY_REDIS_URL.
+
+    `serve` has a worker for the store of its own.
+    """
     # It waits until the worker can heed it; until then it would be its end.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     from proxy.errors import OperationalError
@@ -121,7 +126,10 @@ def worker(
 def probe(
     port: Annotated[int | None, typer.Option(help="Port. [FEEDPROXY_PORT]")] = None,
 ) -> None:
-    """Ask the feedproxy of this host whether it is ready: for the health check of a container."""
+    """Ask the feedproxy of this host whether it is ready.
+
+    This is for the health check of a container.
+    """
     from proxy.ops.readiness import check_ready
     from proxy.settings import load_settings
 

@@ -56,7 +56,10 @@ def check_accounts(
     *,
     as_json: AsJson = False,
 ) -> None:
-    """See whether the identity leads to a server that takes the session, or the password if there is none."""
+    """See whether their servers let us in.
+
+    An account's identity must lead to a server that takes the session, or the password if there is none.
+    """
     from proxy.cli.output import progressing, show_json, show_table
     from proxy.clock import SystemClock
     from proxy.examining import Steps
@@ -102,7 +105,10 @@ def pause_account(name: Name, *, as_json: AsJson = False) -> None:
 
 @app.command("resume")
 def resume_account(name: Name, *, as_json: AsJson = False) -> None:
-    """End the pause of an account; if its breaker or a refused login has closed it, try it again."""
+    """End the pause of an account.
+
+    If its breaker or a refused login has closed it, it is tried again.
+    """
     from proxy.cli.output import show_done
 
     at_desk(lambda desk: desk.controls.resume(known_account(desk.accounts, name)))

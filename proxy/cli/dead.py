@@ -42,7 +42,10 @@ def list_dead(
     summary: Annotated[bool, typer.Option("--summary", help="Count them by account and reason.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """List dead letters, the newest first, or count them by account and reason."""
+    """List dead letters, the newest first.
+
+    Or count them by account and reason.
+    """
     wanted = _filter(site, account, group, reason, older_than, newer_than)
     if summary:
         _show_errors(at_desk(lambda desk: desk.controls.errors(wanted)), as_json=as_json)

@@ -23,7 +23,10 @@ _STYLES: Final = {"pass": ("ok", "green"), "warn": ("warn", "yellow"), "fail": (
 
 @app.command()
 def doctor(*, as_json: AsJson = False) -> None:
-    """Examine store, clocks, servers, accounts and settings; say what is wrong and what to do."""
+    """Look for what is wrong here, and say what to do.
+
+    Store, clocks, servers, accounts and settings are examined.
+    """
     from proxy.cli.output import progressing, show_json
     from proxy.cli.reach import loaded_settings
     from proxy.clock import SystemClock

@@ -1,5 +1,7 @@
 """What commands print: tables for people, JSON for programs; tenants' text can do nothing in either."""
 
+# ruff: noqa: PLC0415 - see proxy/cli/__init__.py
+
 from __future__ import annotations
 
 import contextlib
@@ -8,7 +10,6 @@ import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 
 from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress
 from rich.table import Table
 from rich.text import Text
 
@@ -68,6 +69,8 @@ def warn(text: str) -> None:
 @contextlib.contextmanager
 def progressing(what: str) -> Iterator[Callable[[int, int], None]]:
     """What is to be told how much is done, of how much: a bar on stderr, while a terminal watches."""
+    from rich.progress import MofNCompleteColumn, Progress
+
     console = Console(stderr=True)
     columns = (*Progress.get_default_columns(), MofNCompleteColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:

@@ -17,7 +17,10 @@ app = typer.Typer()
 
 @app.command()
 def pause(*, as_json: AsJson = False) -> None:
-    """Send nothing any more, on all hosts, until `feedproxy resume`; posts are taken in and wait."""
+    """Send nothing any more, on all hosts, until `resume`.
+
+    Posts are taken in and wait.
+    """
     from proxy.cli.output import show_done
 
     at_desk(lambda desk: desk.controls.pause_all())

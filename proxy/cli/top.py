@@ -50,7 +50,10 @@ def top(
     *,
     as_json: AsJson = False,
 ) -> None:
-    """Show what hosts are doing right now; without a terminal, and with --json, one snapshot."""
+    """Show what hosts are doing right now.
+
+    Without a terminal, and with --json, it is one snapshot.
+    """
     from proxy.cli.output import console, show_json
     from proxy.cli.reach import loaded_settings
     from proxy.clock import SystemClock

@@ -27,7 +27,7 @@ from pydantic import (
 
 from proxy.errors import Faulty
 from proxy.syndication.document import json_path
-from proxy.syntax import is_language, is_uri
+from proxy.syntax import instant_text, is_language, is_uri
 
 MAX_POST_BYTES: Final = 64 * 1024
 MAX_FUTURE_S: Final = 365 * 86400
@@ -99,11 +99,6 @@ def _instant(value: object) -> object:
     if instant.year < 1970:
         raise ValueError("must not lie before 1970")
     return instant.replace(microsecond=instant.microsecond // 1000 * 1000)
-
-
-def instant_text(instant: datetime) -> str:
-    """`instant` as it is shown and stored: RFC 3339 in UTC with milliseconds."""
-    return instant.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 _HTTP_URL_SCHEMA: Final = {"type": "string", "format": "uri", "pattern": "^https?://", "maxLength": 2048}

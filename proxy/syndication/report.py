@@ -10,8 +10,8 @@ from proxy.syndication.desk import JobView
 from proxy.syndication.explain import why_waiting
 from proxy.syndication.job import Delivery, job_status
 from proxy.syndication.overview import AccountOverview, DeadLetter, ErrorGroup, Overview
-from proxy.syndication.post import instant_text
 from proxy.syndication.shown import callback_shown
+from proxy.syntax import instant_text
 
 
 def job_line(view: JobView) -> dict[str, Any]:

@@ -12,9 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from proxy.syndication.chain import CallbackStatus, notification_id
 from proxy.syndication.desk import Enqueued, JobView
 from proxy.syndication.job import LIVE, Action, Delivery, DeliveryState, Job, Status, job_status
-from proxy.syndication.post import Skip, instant_text
+from proxy.syndication.post import Skip
 from proxy.syndication.problems import Problem
 from proxy.syndication.rkey import record_key, record_uri
+from proxy.syntax import instant_text
 
 _DURABILITY = "What being stored means: on disk at once, within a second, or not at all"
 

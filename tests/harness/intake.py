@@ -22,10 +22,10 @@ from proxy.syndication.desk import Desk
 from proxy.syndication.documents import Documents
 from proxy.syndication.durability import Durability, StoreConfig
 from proxy.syndication.intake import Intake, IntakePolicy, PublishNow
-from proxy.syndication.post import instant_text
 from proxy.syndication.problems import CODES
 from proxy.syndication.routes import SyndicationRoutes
 from proxy.syndication.waiting import Waiters, WaitPolicy
+from proxy.syntax import instant_text
 from proxy.tenants import Tenants
 
 BLOG, NEWS, WIDE = "blog-token-blog-token-1", "news-token-news-token-1", "wide-token-wide-token-1"
