@@ -57,6 +57,30 @@ def test_text_does_nothing_on_a_terminal(text):
     assert all(char.isprintable() or char == "\n" for char in told), told
 
 
+def refuse(said):
+    raise ValueError(said)
+
+
+HOSTILE = "\x1b]0;owned\x07[red]\u202e\u009b2J\rforged"
+
+
+@pytest.mark.parametrize("form", ["json", "text"])
+def test_what_others_say_is_not_obeyed_by_a_terminal(form):
+    out = io.StringIO()
+    configure_logging(load_settings({"FEEDPROXY_LOG_FORMAT": form}), role="web", target=out)
+    get_logger().warning("event", word=HOSTILE, words=f"so {HOSTILE}\nforged", error=ValueError(HOSTILE))
+    logging.getLogger("a.library").error("it said %s", f"{HOSTILE}\nforged")
+    try:
+        refuse(HOSTILE)
+    except ValueError:
+        get_logger().exception("crashed")
+        logging.getLogger("a.library").exception("crashed")
+    told = out.getvalue()
+    assert told.count("[red]") == 6
+    assert all(char.isprintable() or char == "\n" for char in told)
+    assert not any(line.startswith("forged") for line in told.splitlines())
+
+
 @pytest.mark.parametrize(("setting", "lines"), [("on", 1), ("off", 0)])
 def test_the_access_log_is_off_unless_wanted(setting, lines):
     out = io.StringIO()
