@@ -195,6 +195,7 @@ class TestFirstPage:
         assert "feedproxy; " in await reader.page.locator("tr", has_text="Cache-Status").inner_text()
         await reader.page.locator("button[data-copies=line]").click()
         await reader.page.locator("#copied", has_text="Copied").wait_for()
+        assert await texts(reader, "button[data-copies]") == ["Copied", *["Copy"] * 4]
         line = await reader.page.evaluate("navigator.clipboard.readText()")
         assert line == (
             f'<script src="{proxy.url}/widget.js" defer></script>'

@@ -14,10 +14,13 @@ from real.harness import Proxy
 from harness.upstream import Upstream
 
 PHONE = {"viewport": {"width": 390, "height": 844}, "device_scale_factor": 2}
+NARROW = {"viewport": {"width": 390, "height": 844}}
 DESKTOP = {"viewport": {"width": 1280, "height": 900}}
 MOST_SHIFT = 0.02
 WITH_REPLIES = 'filter="posts_with_replies"'
 ELEMENT = '<bluesky-feed actor="alice.test"></bluesky-feed>'
+LONG = '<bluesky-feed actor="alice.test" limit="30"></bluesky-feed>'
+TOKEN = "whoever tests may purge what is stored"
 NEVER_KEPT = {"CACHE_TTL": "1", "STALE_WHILE_REVALIDATE": "0", "CLIENT_MAX_AGE": "0"}
 
 
@@ -60,9 +63,17 @@ def feed_of(count: int, text: str = "post") -> dict[str, object]:
 
 @asynccontextmanager
 async def proxy_before(upstream: Upstream, directory: Path, **settings: str) -> AsyncIterator[Proxy]:
-    proxy = Proxy(upstream.url, directory, settings)
+    proxy = Proxy(upstream.url, directory, {"ADMIN_TOKEN": TOKEN} | settings)
     await asyncio.to_thread(proxy.start)
     try:
         yield proxy
     finally:
         await asyncio.to_thread(proxy.stop)
+
+
+async def forget(proxy: Proxy) -> None:
+    """Whatever the proxy has stored, or is about to store, it answers with no more."""
+    bearer = {"Authorization": f"Bearer {TOKEN}"}
+    async with httpx.AsyncClient(headers=bearer) as client:
+        answer = await client.post(f"{proxy.url}/purge", json={"all": True})
+    assert answer.status_code == 200
