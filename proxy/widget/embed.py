@@ -32,7 +32,7 @@ class _Rendered:
     """A page's HTML in every coding that is worth it, and its hash."""
 
     bodies: Mapping[str, bytes]
-    hash: str
+    hash: str  # empty: nobody need ask whether it has changed
 
     @property
     def size_bytes(self) -> int:
@@ -92,17 +92,23 @@ class EmbedRoute:
         return f"{self._public_url or f'//{request.url.netloc}'}{self._style_path}"
 
     async def _render(self, recipe: _Recipe, answer: InnerAnswer) -> _Rendered:
+        if recipe.key is None:
+            # Anybody may ask for nobody, each time by another name: what is neither compressed nor kept costs
+            # less than what is.
+            return _Rendered({"identity": self._html(recipe, None).encode()}, hash="")
         name = repr(recipe)
         rendered = self._rendered.get(name)
         if rendered is None:
             # Some milliseconds for a long feed: not for the loop.
             rendered = await asyncio.to_thread(self._made, recipe, answer)
-            if recipe.key:
-                self._rendered.put(name, rendered, rendered.size_bytes)
+            self._rendered.put(name, rendered, rendered.size_bytes)
         return rendered
 
     def _made(self, recipe: _Recipe, answer: InnerAnswer) -> _Rendered:
-        document = json.loads(answer.body) if recipe.key else None
+        return _Rendered(*compressed(self._html(recipe, json.loads(answer.body)).encode()))
+
+    def _html(self, recipe: _Recipe, document: object) -> str:
+        """The page of the AppView's answer; of none (None) a friendly line and a link."""
         page = self._pages.page(
             recipe.wish,
             document,
@@ -112,17 +118,16 @@ class EmbedRoute:
             still=recipe.style_href is None and not self._any_origin,
         )
         if recipe.style_href is None:
-            html = self._pages.document(page)
-        else:
-            html = self._pages.fragment(page, recipe.style_href)
-        return _Rendered(*compressed(html.encode()))
+            return self._pages.document(page)
+        return self._pages.fragment(page, recipe.style_href)
 
     def _response(self, request: Request, answer: InnerAnswer, rendered: _Rendered) -> Response:
         coding = accepted_coding(request.headers.get("accept-encoding"), rendered.bodies)
         etag = f'"{rendered.hash}"' if coding == "identity" else f'"{rendered.hash}-{coding}"'
         headers = {name: value for name, value in answer.headers.items() if name not in _REPLACED}
+        if rendered.hash:
+            headers["etag"] = etag
         headers |= {
-            "etag": etag,
             "content-security-policy": self._policy,
             "cross-origin-embedder-policy": "credentialless",  # so that isolated pages may frame it
             "cross-origin-resource-policy": "cross-origin",

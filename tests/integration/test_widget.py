@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import re
+from dataclasses import replace
 
 import brotli
 import pytest
@@ -145,6 +146,23 @@ class TestEmbed:
             assert page.status_code in (400, 404)
             assert "<script>" not in page.text.replace('<script src="/widget.js" defer></script>', "")
             assert upstream.count == 0
+
+    async def test_where_there_is_nobody_no_work_is_spent(self, start, alice):
+        async with start(ACTORS="alice.test") as proxy:
+            for kind in ("", "?fragment=1"):
+                page = await proxy.get(f"/embed/bob.test{kind}", accept_encoding="br, gzip, zstd")
+                assert page.status_code == 403
+                assert "Nothing to show here at the moment." in page.text
+                assert page.headers.keys() & {"content-encoding", "etag"} == set()
+        assert alice.count == 0
+
+    async def test_what_must_not_be_stored_is_shown(self, start, alice):
+        answer = alice.answer
+        alice.answer = lambda request: replace(answer(request), headers={"Cache-Control": "no-store"})
+        async with start() as proxy:
+            page = await proxy.get("/embed/alice.test")
+            assert articles(page.text) == 10
+            assert "detail=no-store" in page.headers["cache-status"]
 
     async def test_what_a_client_says_of_itself_goes_along(self, start, alice):
         async with start() as proxy:

@@ -63,15 +63,23 @@
     history.replaceState(null, '', `?actor=${encodeURIComponent(show(byId('actor').value))}`);
   });
 
-  for (const button of document.querySelectorAll('button[data-copies]')) {
+  const buttons = [...document.querySelectorAll('button[data-copies]')];
+
+  /** Say what has become of a line: beside it, and to those who hear the page. */
+  function say(button, word, sentence) {
+    for (const other of buttons) other.textContent = other === button ? word : 'Copy';
+    byId('copied').textContent = sentence;
+  }
+
+  for (const button of buttons) {
     button.addEventListener('click', async () => {
       const code = byId(button.dataset.copies);
       try {
         await navigator.clipboard.writeText(code.textContent);
-        byId('copied').textContent = 'Copied.';
+        say(button, 'Copied', 'Copied.');
       } catch {
         getSelection().selectAllChildren(code); // no access to the clipboard: one key away
-        byId('copied').textContent = 'Selected: press Ctrl+C or ⌘C.';
+        say(button, 'Selected', 'Selected: press Ctrl+C or ⌘C.');
       }
     });
   }
