@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 from real.harness import Proxy
+from real.widgets import proxy_before
 
 from harness.upstream import Upstream, json_response
 
@@ -218,3 +219,38 @@ async def test_no_post_hides_its_neighbours(tmp_path, site, read):
         await reader.page.set_viewport_size({"width": 120, "height": 800})
         overflow = await reader.page.locator(".feed").evaluate("feed => feed.scrollWidth - feed.clientWidth")
         assert overflow <= 0
+
+
+def alone(request):
+    """Each of the values in every field of an account, or of a post that stands alone."""
+    values = (*SCRIPTS, *TRICKS, *ODD)
+    if "getProfile" in request.path:
+        value = values[int(request.params["actor"][0][1:].partition(".")[0])]
+        names = ("handle", "displayName", "description", "avatar", "banner", "labels", "followersCount")
+        return json_response({"did": DID, **dict.fromkeys((*names, "pinnedPost", "postsCount"), value)})
+    number = int(request.params["uri"][0].rpartition("/")[2])
+    return json_response({"thread": everywhere(2 * number, values[number])[number % 2]})
+
+
+async def test_accounts_and_posts_that_stand_alone_do_no_harm(tmp_path, site, read):
+    count = len((*SCRIPTS, *TRICKS, *ODD))
+    profiles = "".join(f'<bluesky-profile actor="m{n}.test"></bluesky-profile>' for n in range(count))
+    posts = "".join(f'<bluesky-post uri="{address(n)}"></bluesky-post>' for n in range(count))
+    async with Upstream() as upstream:
+        upstream.answer = alone
+        async with proxy_before(upstream, tmp_path) as proxy:
+            script = f'<script src="{proxy.url}/widget.js" defer></script>'
+            reader = await read(site.put(profiles + posts, head=script))
+            for name, shown in (("profile", ".profile"), ("post", ".post, .resting")):
+                for number in range(count):
+                    element = reader.page.locator(f"bluesky-{name}").nth(number)
+                    await element.locator(shown).first.wait_for()
+            await reader.settled()
+    assert await reader.page.locator("bluesky-post .post").count() >= count // 2
+    await reader.page.locator("summary").evaluate_all("all => all.forEach(summary => summary.click())")
+    assert reader.trouble == []
+    assert await reader.page.evaluate("window.ran") is None
+    links = await reader.page.locator("a").evaluate_all("all => all.map(link => link.protocol)")
+    assert set(links) <= {"https:", "http:"}
+    wide = "e => e.scrollWidth - e.clientWidth"
+    assert max(await reader.page.locator(".feed").evaluate_all(f"all => all.map({wide})")) <= 0

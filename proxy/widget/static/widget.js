@@ -67,6 +67,7 @@ img { display: block; max-inline-size: 100%; background: var(--soft); color: var
   clip-path: path("M3 1 6 4H4V8H7V10H2V4H0zM9 11 6 8H8V4H5V2H10V8H12z"); }
 .pinned::before { clip-path: path("M3 0h6v1L8 2v3l2 2v1H7l-1 4-1-4H2V7l2-2V2L3 1z"); }
 .text { white-space: pre-wrap; margin-block-start: .125rem; }
+.cover > .text { margin-block-start: .5rem; }
 .pics, .card, .quote, .video, .cover { margin-block-start: .625rem; }
 .pics { display: grid; gap: .25rem; border-radius: var(--round); overflow: hidden; }
 .pics a { display: block; min-inline-size: 0; }
