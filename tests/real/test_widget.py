@@ -9,6 +9,14 @@ from real.widgets import WITH_REPLIES, element, fragment, script, texts
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
+SHOWN = ".posts > .post > .main > .by > .when"
+
+
+def on_the_web(uri: str) -> str:
+    did, _, key = uri.removeprefix("at://").split("/")
+    return f"https://bsky.app/profile/{did}/post/{key}"
+
+
 class TestKindsOfPosts:
     @pytest_asyncio.fixture(loop_scope="module")
     async def alice(self, proxy, site, read):
@@ -36,6 +44,20 @@ class TestKindsOfPosts:
         assert await texts(alice, ".quote .text") == ["hello from bob"] * 2
         assert await texts(alice, ".card .host") == ["example.com"]
         assert await texts(alice, ".card .title") == ["An example article"]
+
+    @pytest.mark.parametrize("actor", ["alice.test", "bob.test", "carol.test", "erin.test"])
+    async def test_none_is_left_out(self, proxy, network, direct, site, read, actor):
+        question = {"actor": actor, "limit": 100, "filter": "posts_with_replies", "includePins": True}
+        feed = direct.get("/xrpc/app.bsky.feed.getAuthorFeed", params=question).json()["feed"]
+        reader = await read(site.put(script(proxy) + element(actor, f'limit="100" {WITH_REPLIES}')))
+        await reader.shows(".feed:not([aria-busy])")
+        shown = await reader.page.locator(SHOWN).evaluate_all("all => all.map(link => link.href)")
+        # But what a member keeps to members.
+        assert shown == [
+            on_the_web(one["post"]["uri"])
+            for one in feed
+            if one["post"]["author"]["did"] != network.did("dan")
+        ]
 
     async def test_facets_are_cut_at_bytes(self, alice, network):
         links = alice.page.locator(".post:first-child .text a")

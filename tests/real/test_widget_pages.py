@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 import httpx
 import pytest
 import pytest_asyncio
-from real.widgets import LONG, NEVER_KEPT, feed_of, forget, page_of, post_of, proxy_before
+from real.widgets import LONG, NEVER_KEPT, feed_of, forget, page_of, post_of, proxy_before, texts
 
 from harness.upstream import Upstream, json_response
 
@@ -69,6 +69,36 @@ class TestLanguage:
         reader = await read(site.put(page_of(proxy, component), html='lang="fr"'))
         await reader.shows()
         assert "Voir sur Bluesky" in await reader.page.locator(".more").inner_text()
+
+
+class TestLabels:
+    async def test_what_each_of_them_does(self, proxy, upstream, site, read):
+        labelled = {
+            "porn": [{"val": "porn"}],
+            "gore": [{"val": "gore"}],
+            "warn": [{"val": "!warn"}],
+            "taken back": [{"val": "porn", "neg": True}],
+            "of another kind": [{"val": "spam"}],
+            "hidden": [{"val": "!hide"}],
+            "taken down": [{"val": "!takedown"}],
+            "for members": [{"val": "!no-unauthenticated"}],
+        }
+        feed = {"feed": [post_of(n, text, labels=those) for n, (text, those) in enumerate(labelled.items())]}
+        upstream.answer = lambda _: json_response(feed)
+        scripted = await read(site.put(page_of(proxy, LONG)))
+        await scripted.shows()
+        fragment = await scripted.context.request.get(f"{proxy.url}/embed/alice.test?limit=30&fragment=1")
+        rendered = await read(site.put(await fragment.text(), path="/rendered"))
+        assert await scripted.tree() == await rendered.tree()
+        for reader in (scripted, rendered):
+            assert await reader.page.locator(".post").count() == 5
+            assert await texts(reader, "summary") == [
+                *["Adult content – show"] * 2,
+                "Sensitive content – show",
+            ]
+            assert await texts(reader, ".body > .text") == ["taken back", "of another kind"]
+            for covered in await reader.page.locator(".cover > .text").all():
+                assert not await covered.is_visible()
 
 
 class TestOtherPages:
