@@ -39,7 +39,7 @@ class Receiver(Stranger):
 
     async def respond(self, call: Call) -> Response:
         if call.method != "POST":
-            return Response(200, body=PAGE, headers={"content-type": "text/html"})
+            return Response(200, body=PAGE, headers={"Content-Type": "text/html"})
         Webhook(self.secret).verify(call.body, call.headers)
         self.heard.append((call.headers["webhook-id"], json.loads(call.body)))
         return self.answer(call)
