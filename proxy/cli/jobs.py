@@ -126,7 +126,7 @@ def _show_account(account: dict[str, Any]) -> None:
 
 @app.command("retry")
 def retry_job(job: Job, *, as_json: AsJson = False) -> None:
-    """Try again what has failed of a job, its callback too, or waits for credentials."""
+    """Try again what has failed of a job, its callback too."""
 
     async def work(desk: Desk) -> tuple[JobView | None, bool]:
         from proxy.syndication.shown import is_stuck, is_untold

@@ -11,6 +11,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 IMPORTS = {
     "@atcute/client": "/modules/@atcute/client/dist/index.js",
     "@atcute/bluesky-richtext-segmenter": "/modules/@atcute/bluesky-richtext-segmenter/dist/index.js",
+    "bluesky-post-embed": "/modules/bluesky-post-embed/dist/wc.js",
     "bluesky-profile-feed-embed": "/modules/bluesky-profile-feed-embed/dist/wc.js",
 }
 THEIR_HOST = "https://api.bsky.app"
