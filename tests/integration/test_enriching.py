@@ -224,7 +224,7 @@ class TestPictures:
         assert len(record_of(alice, post)["embed"]["images"]) == 2
 
 
-# The list of what pages and pictures do to whoever asks for them: path, what is there, what is said of it.
+# What pages and pictures do to whoever asks for them: what is there, and what is said of it.
 HOSTILE = {
     "404": (Response(status=404, body=b"no"), "answered 404"),
     "20 MB": (jpeg(bytes(20_000_000)), "sends more than 15 MiB"),
@@ -274,23 +274,45 @@ class TestHostility:
         assert record_of(alice, post)["embed"]["external"]["description"] == "What it is about"
         assert outcome.degraded == ("the page is too large: only its beginning was read",)
 
-    async def test_a_name_that_leads_inside_at_the_second_look_up(self, host, web, alice):
+    @pytest.mark.parametrize(
+        ("source", "kind", "said"),
+        [
+            (picture("WEBP"), "image/webp", ("the page: blog.example sends image/webp",)),
+            (animated("WEBP"), "text/html", ()),
+            (bomb(), "text/html", ()),
+        ],
+        ids=["WebP", "animation", "bomb"],
+    )
+    async def test_a_picture_in_the_place_of_a_page(self, host, web, alice, source, kind, said):
+        web.at["/a"] = jpeg(source, kind)
+        post = web.post(excerpt="An excerpt")
+        outcome = await published(host, post)
+        external = record_of(alice, post)["embed"]["external"]
+        assert external == {"uri": post.url, "title": "Post 1", "description": "An excerpt"}
+        assert outcome.degraded == said
+
+    async def test_a_name_that_leads_inside_at_the_second_look_up(self, world, web, alice):
         web.names = Names({"blog.example": [["127.0.0.1"], [INSIDE]]})
         web.at["/a"] = html(f'<meta property="og:image" content="http://blog.example:{web.inside.port}/x">')
-        enricher = web.enricher()
-        enrichment = await enricher.enrich(web.post(), site(), web.clock.steady() + 20)
+        post = web.post(excerpt="An excerpt")
+        outcome = await published(world.host(enricher=web.enricher()), post)
         assert web.names.asked == ["blog.example", "blog.example"]
-        assert enrichment.picture == ""
-        assert "no public address" in enrichment.degraded[0]
+        external = record_of(alice, post)["embed"]["external"]
+        assert external == {"uri": post.url, "title": "Post 1", "description": "An excerpt"}
+        (said,) = outcome.degraded
+        assert said.startswith("the card's picture: ")
+        assert "no public address" in said
         assert web.inside.connections == 0
 
     @pytest.mark.parametrize("path", ["/a", "/cat.jpg"])
-    async def test_what_comes_byte_by_byte_is_left_at_the_deadline(self, web, path):
-        web.at[path] = replace(web.at[path], drip_s=0.05)
-        enrichment = await web.enricher().enrich(web.post(), site(), web.clock.steady() + 1.5)
-        assert enrichment.title == "Post 1"
-        assert enrichment.picture == ""
-        assert "in time" in enrichment.degraded[-1] or "no time left" in enrichment.degraded[-1]
+    async def test_what_comes_byte_by_byte_is_left_at_the_deadline(self, host, web, alice, path):
+        web.at[path] = replace(web.at[path], drip_s=1.0)
+        host.publish = functools.partial(host.publish, enrich_s=1.5)
+        post = web.post(excerpt="An excerpt")
+        outcome = await published(host, post)
+        external = record_of(alice, post)["embed"]["external"]
+        assert external == {"uri": post.url, "title": "Post 1", "description": "An excerpt"}
+        assert "in time" in outcome.degraded[-1] or "no time left" in outcome.degraded[-1]
 
     async def test_a_server_in_trouble_is_asked_twice(self, web):
         web.at["/a"] = Response(status=503, body=b"")
