@@ -185,7 +185,7 @@ async def test_a_process_may_die_and_a_connection_end_at_each_boundary(nursery, 
     points = [point for point in seen if _is_struck(story, *point.split())]
     assert {point.rpartition(" ")[0] for point in points} == {
         f"{when} {name}" for name in story.struck for when in (BEFORE, AFTER)
-    } - {"after XREADGROUP"}
+    } - {f"{AFTER} XREADGROUP"}
     limit = asyncio.Semaphore(AT_A_TIME)
     missed = []
 
@@ -202,5 +202,7 @@ async def test_a_process_may_die_and_a_connection_end_at_each_boundary(nursery, 
     assert {point.split()[1] for point in missed} <= {"pace", "pin"}, missed
 
 
-def _is_struck(story, _when: str, name: str, number: str) -> bool:
+def _is_struck(story, when: str, name: str, number: str) -> bool:
+    if (when, name) == (AFTER, "XREADGROUP"):
+        return False  # a look in vain that lasted as long as a look may: where that is seen is chance
     return name in story.struck and (number == "1" or name not in HOUSEKEEPING)

@@ -10,6 +10,9 @@ from harness.pds import Directory, PdsServer
 from integration.deployment import AccountOfTest, Deployment
 from integration.publishing import ALICE, BOB, PASSWORD
 
+# Many processes, on a machine that may be busy with other things.
+pytestmark = pytest.mark.timeout(600)
+
 ADMIN_TOKEN = "an-admin-token-of-32-characters-x"
 
 

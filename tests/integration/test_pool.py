@@ -85,7 +85,8 @@ async def test_a_burst_of_429s_halves_it_within_a_second_and_it_climbs_back(room
         room.alices.answer = refuse
         gatehouse.open.set()
         await until(lambda: load(room, host).limit < 8)
-        assert time.monotonic() - refused_at[0] < 1.0
+        halved_s = time.monotonic() - refused_at[0]
+        assert halved_s < 1.0
         await until(lambda: len(refused_at) == 8)
         gatehouse.open.clear()
         room.alices.answer = answer
@@ -102,7 +103,8 @@ async def test_a_burst_of_429s_halves_it_within_a_second_and_it_climbs_back(room
 
 
 async def test_a_server_that_limits_by_rate_is_used_to_four_fifths(room):
-    per_s, posts = 10, 12
+    # So slow that a busy machine keeps up with it.
+    per_s, posts = 4, 5
     granted, bucket = [], [time.monotonic(), 0.0]
     answer = room.alices.answer
 
@@ -125,7 +127,7 @@ async def test_a_server_that_limits_by_rate_is_used_to_four_fifths(room):
             await all_done(room, 8 * posts)
     took_s = granted[-1] - granted[0]
     assert len(granted) == 8 * posts
-    assert len(granted) / took_s >= 0.8 * per_s, took_s
+    assert (len(granted) - 1) / took_s >= 0.8 * per_s, took_s
 
 
 async def test_what_stands_aside_goes_back_when_its_account_is_paused_or_the_worker_ends(room):
