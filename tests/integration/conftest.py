@@ -11,7 +11,9 @@ import redis
 from harness.pds import Directory, PdsServer
 from harness.queue import queue_on, sound_queue
 from harness.redis_servers import KINDS, redis_server
+from harness.stranger import strangers
 from integration.publishing import ALICE, BOB, PASSWORD, World
+from integration.web import Web
 
 
 @pytest.fixture
@@ -67,3 +69,15 @@ async def queue(request, stored):
             cursor, more = await queue.reconcile(cursor)
             repairs += more
         assert repairs == []
+
+
+@pytest.fixture
+async def web():
+    async with strangers() as (server, inside):
+        yield Web(server, inside)
+
+
+@pytest.fixture
+def host(world, web):
+    world.clock = web.clock
+    return world.host(enricher=web.enricher())

@@ -3,117 +3,19 @@
 from __future__ import annotations
 
 import functools
-import ssl
-from dataclasses import replace
 
 import pytest
 
 from harness.pds import LOSE_ANSWER, LOSE_REQUEST, blobs_in
-from harness.pictures import BLUE, animated, bomb, near, noise, opened, picture, turned
-from harness.stranger import INSIDE, STRANGERS, Names, strangers
+from harness.pictures import BLUE, animated, near, noise, picture, turned
 from harness.upstream import Response, xrpc_error
-from integration.publishing import ALICE, BOB, PASSWORD, delivery_of, key_of, post_of
-from proxy.clock import SystemClock
+from integration.publishing import ALICE, BOB, PASSWORD, delivery_of, key_of
+from integration.web import html, jpeg, published, record_of, shown, site
 from proxy.errors import OutsideRefused
 from proxy.syndication.attempt import Permanent, Published, Transient, Wait
 from proxy.syndication.direct import ENRICH_S, DirectPublisher
 from proxy.syndication.embedding import BLOB_LIFETIME_S
-from proxy.syndication.enriching import Enricher
-from proxy.syndication.foreign import ForeignReader
 from proxy.syndication.intent import restore_intent
-from proxy.syndication.outside import Outside
-from proxy.tenants import Site
-
-NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-PAGE = """<title>Its title</title><meta property="og:title" content="The page's title">
-<meta property="og:description" content="What it is about"><meta property="og:image" content="/cat.jpg">"""
-
-
-class ClockOfTest(SystemClock):
-    """The host's; on the wall it is `ahead_s` later."""
-
-    ahead_s = 0.0
-
-    def wall(self) -> float:
-        return super().wall() + self.ahead_s
-
-
-class Web:
-    """A stranger's web: what its server has at each path; where its names lead."""
-
-    def __init__(self, server, inside) -> None:
-        self.server = server
-        self.inside = inside
-        self.clock = ClockOfTest()
-        self.names = Names({"blog.example": [["127.0.0.1"]]})
-        self.at = {"/a": html(PAGE), "/cat.jpg": jpeg(picture(size=(400, 200)))}
-        server.answer = lambda call: self.at.get(call.path, Response(status=404, body=b"no"))
-
-    def url(self, path="/a", host="blog.example") -> str:
-        return f"http://{host}:{self.server.port}{path}"
-
-    def enricher(self, allowed=(STRANGERS,)) -> Enricher:
-        outside = Outside(
-            self.clock, user_agent="tests", allowed=allowed, resolve=self.names, ssl_context=NO_TLS
-        )
-        return Enricher(outside, ForeignReader(self.clock), self.clock)
-
-    def put_hostile(self, path, what) -> str:
-        """Put what HOSTILE names at `path`; what is said of it."""
-        response, reason = HOSTILE[what]
-        headers = {name: value.format(inside=self.inside.port) for name, value in response.headers.items()}
-        self.at[path] = replace(response, headers=headers)
-        return reason
-
-    def fetched(self, path) -> int:
-        return sum(call.path == path for call in self.server.requests)
-
-    def post(self, number=1, path="/a", **fields):
-        return post_of(number, url=self.url(path), **fields)
-
-
-def html(text, **headers):
-    return Response(body=text.encode(), headers={"Content-Type": "text/html; charset=utf-8", **headers})
-
-
-def moved(location):
-    return Response(status=302, body=b"", headers={"Location": location})
-
-
-def jpeg(content, kind="image/jpeg"):
-    return Response(body=content, headers={"Content-Type": kind})
-
-
-@pytest.fixture
-async def web():
-    async with strangers() as (server, inside):
-        yield Web(server, inside)
-
-
-@pytest.fixture
-def host(world, web):
-    world.clock = web.clock
-    return world.host(enricher=web.enricher())
-
-
-async def published(host, post, **changes):
-    """One attempt at `post`, which succeeds; what became of it."""
-    delivery, job = delivery_of(post)
-    outcome, _ = await host.attempt(replace(delivery, **changes), post, job)
-    assert isinstance(outcome, Published)
-    return outcome
-
-
-def record_of(account, post):
-    return account.records[key_of(post)][0]
-
-
-def shown(account, blob):
-    """The picture that a record names, as it lies on the PDS."""
-    content = account.blobs[blob["ref"]["$link"]]
-    assert (blob["mimeType"], blob["size"]) == ("image/jpeg", len(content))
-    assert len(content) <= 1_000_000
-    return opened(content)
 
 
 class TestCards:
@@ -222,115 +124,6 @@ class TestPictures:
         post = self.post(web, "/cat.jpg", "/cat.jpg")
         await published(host, post)
         assert len(record_of(alice, post)["embed"]["images"]) == 2
-
-
-# What pages and pictures do to whoever asks for them: what is there, and what is said of it.
-HOSTILE = {
-    "404": (Response(status=404, body=b"no"), "answered 404"),
-    "20 MB": (jpeg(bytes(20_000_000)), "sends more than 15 MiB"),
-    "a PDF": (jpeg(b"%PDF-1.4", "application/pdf"), "sends application/pdf"),
-    "corrupt": (jpeg(picture(size=(400, 200))[:700]), "is damaged"),
-    "no picture": (jpeg(b"<html>"), "is no JPEG"),
-    "a bomb": (jpeg(bomb(), "image/png"), "has too many pixels"),
-    "compressed": (Response(headers={"Content-Type": "", "Content-Encoding": "br"}), "encoding"),
-    "to the inside": (moved("http://127.0.0.2:{inside}/"), "no public address"),
-    "to a loop": (moved("?"), "redirects too often"),
-    "to a port": (moved("http://1.1.1.1:22/"), "no public address"),
-}
-
-
-class TestHostility:
-    @pytest.mark.parametrize("what", HOSTILE)
-    async def test_a_picture_never_costs_the_post(self, host, web, alice, what):
-        reason = web.put_hostile("/cat.jpg", what)
-        post = web.post(excerpt="An excerpt")
-        outcome = await published(host, post)
-        external = record_of(alice, post)["embed"]["external"]
-        assert external == {"uri": post.url, "title": "Post 1", "description": "An excerpt"}
-        (said,) = outcome.degraded
-        assert said.startswith("the card's picture: ")
-        assert reason in said
-        assert web.inside.connections == 0
-        # What will not get better is not tried again.
-        assert web.fetched("/cat.jpg") == (6 if what == "to a loop" else 1)
-
-    @pytest.mark.parametrize(
-        "what", ["404", "a PDF", "compressed", "to the inside", "to a loop", "to a port"]
-    )
-    async def test_a_page_never_costs_the_post(self, host, web, alice, what):
-        reason = web.put_hostile("/a", what)
-        post = web.post(excerpt="An excerpt")
-        outcome = await published(host, post)
-        assert record_of(alice, post)["embed"]["external"]["title"] == "Post 1"
-        (said,) = outcome.degraded
-        assert said.startswith("the page: ")
-        assert reason in said
-        assert web.inside.connections == 0
-
-    async def test_of_a_page_of_20_mb_the_beginning_is_read(self, host, web, alice):
-        web.at["/a"] = html(PAGE + " " * 20_000_000)
-        post = web.post()
-        outcome = await published(host, post)
-        assert record_of(alice, post)["embed"]["external"]["description"] == "What it is about"
-        assert outcome.degraded == ("the page is too large: only its beginning was read",)
-
-    @pytest.mark.parametrize(
-        ("source", "kind", "said"),
-        [
-            (picture("WEBP"), "image/webp", ("the page: blog.example sends image/webp",)),
-            (animated("WEBP"), "text/html", ()),
-            (bomb(), "text/html", ()),
-        ],
-        ids=["WebP", "animation", "bomb"],
-    )
-    async def test_a_picture_in_the_place_of_a_page(self, host, web, alice, source, kind, said):
-        web.at["/a"] = jpeg(source, kind)
-        post = web.post(excerpt="An excerpt")
-        outcome = await published(host, post)
-        external = record_of(alice, post)["embed"]["external"]
-        assert external == {"uri": post.url, "title": "Post 1", "description": "An excerpt"}
-        assert outcome.degraded == said
-
-    async def test_a_name_that_leads_inside_at_the_second_look_up(self, world, web, alice):
-        web.names = Names({"blog.example": [["127.0.0.1"], [INSIDE]]})
-        web.at["/a"] = html(f'<meta property="og:image" content="http://blog.example:{web.inside.port}/x">')
-        post = web.post(excerpt="An excerpt")
-        outcome = await published(world.host(enricher=web.enricher()), post)
-        assert web.names.asked == ["blog.example", "blog.example"]
-        external = record_of(alice, post)["embed"]["external"]
-        assert external == {"uri": post.url, "title": "Post 1", "description": "An excerpt"}
-        (said,) = outcome.degraded
-        assert said.startswith("the card's picture: ")
-        assert "no public address" in said
-        assert web.inside.connections == 0
-
-    @pytest.mark.parametrize("path", ["/a", "/cat.jpg"])
-    async def test_what_comes_byte_by_byte_is_left_at_the_deadline(self, host, web, alice, path):
-        web.at[path] = replace(web.at[path], drip_s=1.0)
-        host.publish = functools.partial(host.publish, enrich_s=1.5)
-        post = web.post(excerpt="An excerpt")
-        outcome = await published(host, post)
-        external = record_of(alice, post)["embed"]["external"]
-        assert external == {"uri": post.url, "title": "Post 1", "description": "An excerpt"}
-        assert "in time" in outcome.degraded[-1] or "no time left" in outcome.degraded[-1]
-
-    async def test_a_server_in_trouble_is_asked_twice(self, web):
-        web.at["/a"] = Response(status=503, body=b"")
-        enrichment = await web.enricher().enrich(web.post(), site(), web.clock.steady() + 20)
-        assert enrichment.degraded == ("the page: blog.example answered 503",)
-        assert web.fetched("/a") == 2
-
-    async def test_one_that_recovers_is_forgiven(self, web):
-        answers = [Response(status=503, body=b""), Response(close=True), html(PAGE)]
-        web.server.answer = lambda call: answers.pop(0) if call.path == "/a" else web.at[call.path]
-        del answers[0]
-        enrichment = await web.enricher().enrich(web.post(), site(), web.clock.steady() + 20)
-        assert enrichment.description == "What it is about"
-        assert enrichment.degraded == ()
-
-
-def site(*, hosts=(), name="blog"):
-    return Site(name=name, token_env="T", accounts=("main",), hosts=hosts)
 
 
 class TestWhatASiteMayFetch:
