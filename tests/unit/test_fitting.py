@@ -120,3 +120,17 @@ def test_a_text_of_stacked_consonants_is_cut_to_what_every_server_takes():
 def test_a_cluster_that_is_larger_than_any_part_is_left_out():
     stack = "\u1780" + "\u17d2\u1780" * 400
     assert split(f"a {stack} b", ROOM) == ["a", "b"]
+
+
+# Flags, halves of them, and what joins, extends or precedes a cluster.
+JOINING = st.text("🇩🇩🇩🇪🇪🇪🇫\u200d\u0301\ufe0f\u0903\u0600\u0d4e👨🏽\U000e007fक\u094dᄀ한a\r\n", max_size=24)
+
+
+@settings(deadline=None)
+@given(JOINING, st.integers(0, 24))
+@example("🇩🇪🇫" * 5, 6)
+@example("🇩🇪\u0301🇫🇩\u200d👨", 2)
+def test_a_row_of_flags_ends_where_its_clusters_do(text, most):
+    clusters = regex.findall(r"\X", text)
+    assert count_graphemes(text) == len(clusters)
+    assert beginning(text, Size(most, MAX_BYTES)) == "".join(clusters[:most])
