@@ -114,7 +114,8 @@ def _show_account(account: dict[str, Any]) -> None:
     from proxy.cli.output import show_fields, show_line
 
     show_line("")
-    show_line(f"{account['account']}: {account['status']}")
+    deleting = account["action"] == "delete" and account["status"] != "deleted"
+    show_line(f"{account['account']}: {account['status']}{' (deletion)' if deleting else ''}")
     for cause in account["waiting_for"]:
         until = f", until {cause['until']}" if cause["until"] else ""
         show_line(f"  waits ({cause['code']}): {cause['sentence']}{until}")

@@ -9,7 +9,7 @@ from proxy.errors import StoreError
 from proxy.syndication.accounts import AccountBook
 from proxy.syndication.desk import JobPage, JobView
 from proxy.syndication.durability import Durability
-from proxy.syndication.job import Status
+from proxy.syndication.job import Action, Status
 from proxy.syndication.overview import ErrorGroup
 from proxy.syndication.post import Skip
 from proxy.syndication.report import error_lines
@@ -55,10 +55,15 @@ class Documents:
         return self._shower.skipped(reason, warnings)
 
     def remembered(
-        self, status: Status, records: Mapping[str, tuple[str, str, str]], warnings: tuple[str, ...]
+        self,
+        status: Status,
+        records: Mapping[str, tuple[str, str, str]],
+        warnings: tuple[str, ...],
+        *,
+        action: Action = Action.POST,
     ) -> dict[str, Any]:
         """A post without a job; see Shower.remembered."""
-        return self._shower.remembered(status, records, warnings)
+        return self._shower.remembered(status, records, warnings, action=action)
 
     async def dids(self, names: Iterable[str]) -> dict[str, str]:
         """The DID of each account, "" where it is not known (yet, or to this host)."""

@@ -16,7 +16,7 @@ from proxy.syndication.accounts import AccountBook
 from proxy.syndication.attempt import Published
 from proxy.syndication.desk import Desk, Enqueued, JobView, Submission, Verdict
 from proxy.syndication.documents import Documents
-from proxy.syndication.job import Job, Status
+from proxy.syndication.job import Action, Job, Status
 from proxy.syndication.overview import DeadFilter
 from proxy.syndication.post import MAX_POST_BYTES, Post, Skip, host_allowed, parse_post, skip_reason
 from proxy.syndication.problems import problem_of
@@ -250,7 +250,9 @@ class Intake:
         records = remembered_records(
             enqueued, site=submission.site, post=submission.post, dids=submission.accounts
         )
-        return Answer(status=202, body=self._documents.remembered(status, records, warnings))
+        action = Action.DELETE if enqueued.state == "unpublished" else Action.POST
+        body = self._documents.remembered(status, records, warnings, action=action)
+        return Answer(status=202, body=body)
 
     async def _readable(self, job: str) -> JobView | None:
         try:

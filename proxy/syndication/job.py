@@ -149,6 +149,11 @@ class Delivery:
         """What a CMS is told."""
         return shown_status(self.state, self.failures)
 
+    @property
+    def is_deleted(self) -> bool:
+        """Whether its record was deleted: it is done, and nothing of it is there."""
+        return self.state is DeliveryState.DONE and self.action is Action.DELETE
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:

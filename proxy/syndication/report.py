@@ -25,7 +25,7 @@ def job_line(view: JobView) -> dict[str, Any]:
         "priority": job.priority,
         "status": job_status(delivery.shown for delivery in view.deliveries),
         "created_at": instant(job.created_at_ms),
-        "accounts": {delivery.account: delivery.shown for delivery in view.deliveries},
+        "accounts": {delivery.account: _standing(delivery) for delivery in view.deliveries},
     }
 
 
@@ -103,12 +103,16 @@ def _state(overview: AccountOverview) -> str:
     return overview.gate_reason or "open"
 
 
+def _standing(delivery: Delivery) -> str:
+    return "deleted" if delivery.is_deleted else delivery.shown
+
+
 def _delivery(delivery: Delivery, overview: Overview) -> dict[str, Any]:
     account = next((each for each in overview.accounts if each.account == delivery.account), None)
     place = account.place if account is not None else -1
     return {
         "account": delivery.account,
-        "status": delivery.shown,
+        "status": _standing(delivery),
         "state": delivery.state,
         "action": delivery.action,
         "did": delivery.did or None,

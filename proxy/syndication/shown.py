@@ -30,8 +30,13 @@ class AccountShown(_Shown):
     account: str
     did: str | None = Field(description="null only until the account's DID was first resolved")
     status: Status
-    uri: str | None = Field(description="Where the record is or will be; known before it exists")
-    cid: str | None = Field(description="null until the record exists")
+    action: Action = Field(
+        description="What `status` is about: to post, or to delete the record, which is gone once `completed`"
+    )
+    uri: str | None = Field(description="Where the record is, was or will be; known before it exists")
+    cid: str | None = Field(
+        description="null while there is no record: until it exists, and once it is deleted"
+    )
     attempts: int = Field(ge=0)
     next_attempt_at: str | None = Field(json_schema_extra={"format": "date-time"})
     waiting_for: str | None = Field(
@@ -175,14 +180,23 @@ class Shower:
         ).model_dump(mode="json")
 
     def remembered(
-        self, status: Status, records: Mapping[str, tuple[str, str, str]], warnings: tuple[str, ...]
+        self,
+        status: Status,
+        records: Mapping[str, tuple[str, str, str]],
+        warnings: tuple[str, ...],
+        *,
+        action: Action = Action.POST,
     ) -> dict[str, Any]:
-        """A post without a job: for each account DID, URI and CID of its record, "" where unknown."""
+        """A post without a job: for each account DID, URI and CID of its record, "" where unknown.
+
+        `action`: what was done to it last.
+        """
         accounts = [
             AccountShown(
                 account=name,
                 did=did or None,
                 status=status,
+                action=action,
                 uri=uri or None,
                 cid=cid or None,
                 attempts=0,
@@ -233,13 +247,14 @@ def _account(view: JobView, name: str, delivery: Delivery | None, known_did: str
     did = delivery.did or known_did
     generation = max(delivery.generation, job.generation)
     uri = delivery.uri or _predicted(did, job.site, job.post, job.first_published_at_ms, generation)
-    # What is going to be deleted has been there.
-    is_there = delivery.state is DeliveryState.DONE or delivery.action is Action.DELETE
+    # What is going to be deleted is there.
+    is_there = (delivery.state is DeliveryState.DONE) != (delivery.action is Action.DELETE)
     waiting_for, next_at_ms = _waiting(view, delivery)
     return AccountShown(
         account=name,
         did=did or None,
         status=delivery.shown,
+        action=delivery.action,
         uri=uri or None,
         cid=delivery.cid if is_there and delivery.cid else None,
         attempts=delivery.attempts,

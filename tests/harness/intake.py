@@ -54,7 +54,13 @@ TENANTS = Tenants.model_validate(
                 "posts_per_hour": 100_000,
             },
             {"name": "wide", "token_env": "WIDE_TOKEN", "accounts": ["main", "side"]},
-            {"name": "news", "token_env": "NEWS_TOKEN", "accounts": ["side"], "max_waiting": 3},
+            {
+                "name": "news",
+                "token_env": "NEWS_TOKEN",
+                "accounts": ["side"],
+                "max_waiting": 3,
+                "unpublish": "delete",
+            },
         ],
     }
 )

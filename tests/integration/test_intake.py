@@ -37,6 +37,7 @@ async def test_a_post_is_taken_in_with_its_predicted_uris(office):
     }
     account = {
         "status": "pending",
+        "action": "post",
         "cid": None,
         "attempts": 0,
         "next_attempt_at": None,

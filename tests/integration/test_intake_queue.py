@@ -244,6 +244,47 @@ async def test_a_post_whose_job_is_forgotten_is_shown_as_it_ended(office, store,
         assert {account["status"] for account in body["accounts"]} == {how}
 
 
+async def test_a_deleted_record_is_not_shown_as_one_that_is_there(office, store):
+    uri = "at://did:plc:side/app.bsky.feed.post/3abc"
+    document = office.post(accounts=["side"], url="https://news.example/1")
+    job = (await office.send(document, token=NEWS)).json()["links"]["self"]
+
+    async def carry_out(**outcome):
+        (leased,) = await taken(office)
+        await (
+            office.desk.fail(leased, **outcome)
+            if "reason" in outcome
+            else office.desk.finish(leased, uri, "c")
+        )
+
+    async def told():
+        (listed,) = (await office.ask("/syndicate", token=NEWS)).json()["jobs"]
+        shown = (await office.ask(job, token=NEWS)).json()
+        assert listed["accounts"] == shown["accounts"]
+        (account,) = shown["accounts"]
+        assert account["uri"] == uri
+        return shown["status"], account["action"], account["cid"]
+
+    await carry_out()
+    assert await told() == ("completed", "post", "c")
+    trash = {**document, "status": "trash"}
+    assert (await office.send(trash, token=NEWS)).status_code == 202
+    assert await told() == ("pending", "delete", "c")
+    await carry_out(reason="it was changed")
+    assert await told() == ("failed", "delete", "c")
+    await office.ask(f"{job}/retry", method="POST", token=NEWS)
+    await carry_out()
+    assert await told() == ("completed", "delete", None)
+    stored = QueueOfTest(store.url, store.namespace)
+    stored.let_time_pass(40 * 86400)
+    await office.desk.sweep()
+    await office.desk.sweep()
+    stored.redis.close()
+    remembered = (await office.send(trash, token=NEWS, idempotency_key="k")).json()
+    assert remembered["id"] is None
+    assert [(each["action"], each["cid"]) for each in remembered["accounts"]] == [("delete", None)]
+
+
 async def test_who_waits_for_a_job_is_told(office):
     job = (await office.send(office.post(accounts=["main"]))).json()
     poll = asyncio.create_task(office.ask(f"/syndicate/{job['id']}?wait=60"))

@@ -152,6 +152,22 @@ def test_a_job_is_canceled_and_tried_again(feedproxy, at_queue):
         assert feedproxy("jobs", what, "job_none").code == 1
 
 
+def test_a_record_that_was_deleted_is_said_to_be(feedproxy, at_queue):
+    async def carry_out(queue):
+        (leased,) = await queue.take("w1", 1)
+        await queue.finish(leased, uri="at://did:plc:main/app.bsky.feed.post/1", cid="c")
+
+    (job,) = at_queue(lambda queue: posted(queue, "1"))
+    at_queue(carry_out)
+    assert "main: completed\n" in feedproxy("jobs", "show", job).out
+    at_queue(lambda queue: posted(queue, "1", wanted=False, unpublish="delete"))
+    assert "main: pending (deletion)\n" in feedproxy("jobs", "show", job).out
+    at_queue(carry_out)
+    assert "main: deleted\n" in feedproxy("jobs", "show", job).out
+    (line,) = listed(feedproxy, "jobs", "list")
+    assert (line["status"], line["accounts"]) == ("completed", {"main": "deleted"})
+
+
 def test_a_callback_that_failed_is_shown_and_tried_again(feedproxy, at_queue):
     async def done_but_gone(queue):
         given = submission("1", callback_url="https://blog.example/hook")

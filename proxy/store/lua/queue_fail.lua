@@ -1,4 +1,4 @@
--- An attempt was refused for good: nothing of it is on the account, and the server is alive.
+-- An attempt was refused for good: nothing of it was done to the account, and the server is alive.
 -- ARGV: delivery, token; for the next lease: worker ("" for none), its token, highest readable format, lease in ms;
 --   reason.
 -- Returns { ours | again | lost, next lease or false }.
@@ -12,7 +12,9 @@ if how == 'ours' then
     -- It was withdrawn, and now it is known that nothing of it is there.
     finish_delivery(id, 'canceled', { last = token })
   elseif not is_restored(id, token) then
-    redis.call('HDEL', key, 'intent', 'sent', 'cid')
+    redis.call('HDEL', key, 'intent', 'sent')
+    -- What a deletion leaves is there as it was published, or tells by this that it was changed since.
+    if redis.call('HGET', key, 'action') ~= 'delete' then redis.call('HDEL', key, 'cid') end
     redis.call('HSET', key, 'last', token)
     redis.call('HINCRBY', key, 'failures', 1)
     kill(id, ARGV[7])
