@@ -16,13 +16,14 @@ async def delete_post(
 ) -> Outcome:
     """Delete what `delivery` published, unless it has become another record since; with its thread.
 
-    `identity` is the post's on the account of `records`, `generation` that of its record key.
+    `identity` is the post's on the account of `records`, `generation` that of its record key. Reasons go
+    without the record's address, which is the job's: they are counted.
     """
     did, rkey = delivery.did or identity.did, delivery.rkey
     if delivery.uri:
         did, _, rkey = delivery.uri.removeprefix("at://").partition(f"/{POST_COLLECTION}/")
     if did != identity.did or (delivery.uri and not rkey):
-        return Permanent(reason=f"{delivery.uri or did} is not a post of {identity.did}")
+        return Permanent(reason=f"its record is not a post of {identity.did}")
     own_key = identity.key(generation)
     root = await records.get(rkey or own_key)
     if root is None and not rkey:  # a queue may have forgotten where it is
@@ -33,11 +34,11 @@ async def delete_post(
     ours = identity.owns(uri) or rkey == own_key
     if root is not None and not ours:
         return Permanent(
-            reason=f"{uri} was not posted by feedproxy for this post, and stays; delete it by hand"
+            reason="its record was not posted by feedproxy for this post, and stays; delete it by hand"
         )
     mended = root is not None and delivery.cid not in ("", root.cid)
     if mended or not (root is None or await records.delete(root)):
-        return Permanent(reason=f"{uri} was changed since it was published, and stays")
+        return Permanent(reason="its record was changed since it was published, and stays")
     if ours:
         for reply in await _replies(rkey, uri, records):
             await records.delete(reply)

@@ -68,7 +68,8 @@ class Draft:
         if any(True for _ in uris_in(there.value)):
             _log.warning("record_key_taken", job=self.delivery.job, uri=there.uri)
             return None
-        return Permanent(reason=f"conflict: {self.uri} is there, and is not this post")
+        # Without its address, which is the job's: reasons are counted.
+        return Permanent(reason="conflict: what is at its address is not this post")
 
     def strip(self, refused: PdsRejected) -> None:
         """Go on without pictures if what was refused had some. Raises `refused` if it had none.

@@ -63,7 +63,7 @@ def _of_account(account: AccountOverview, now_ms: int) -> Iterator[Cause]:
         )
         yield Cause(code=reason, until_ms=-1, sentence=sentence)
     elif reason:
-        sentence = f"{name} has to wait for a limit, its server's or our own: {reason}"
+        sentence = f"{name} has reached a limit of its server, or one of our own, as the pause between logins"
         yield Cause(code=reason, until_ms=account.gate_until_ms, sentence=sentence)
     elif account.pace_until_ms > now_ms:
         sentence = f"the server of {name} asked not to be asked"

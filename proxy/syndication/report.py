@@ -8,9 +8,9 @@ from typing import Any
 
 from proxy.syndication.desk import JobView
 from proxy.syndication.explain import why_waiting
-from proxy.syndication.job import Delivery, job_status
+from proxy.syndication.job import Delivery, Job, job_status
 from proxy.syndication.overview import AccountOverview, DeadLetter, ErrorGroup, Overview
-from proxy.syndication.shown import callback_shown
+from proxy.syndication.shown import address_of, callback_shown
 from proxy.syntax import instant_text
 
 
@@ -36,7 +36,7 @@ def job_report(view: JobView, overview: Overview) -> dict[str, Any]:
         **job_line(view),
         "revision": view.job.revision,
         "finished_at": instant(view.job.finished_at_ms),
-        "accounts": [_delivery(delivery, overview) for delivery in view.deliveries],
+        "accounts": [_delivery(view.job, delivery, overview) for delivery in view.deliveries],
         "callback": callback.model_dump(mode="json") if callback is not None else None,
     }
 
@@ -107,7 +107,7 @@ def _standing(delivery: Delivery) -> str:
     return "deleted" if delivery.is_deleted else delivery.shown
 
 
-def _delivery(delivery: Delivery, overview: Overview) -> dict[str, Any]:
+def _delivery(job: Job, delivery: Delivery, overview: Overview) -> dict[str, Any]:
     account = next((each for each in overview.accounts if each.account == delivery.account), None)
     place = account.place if account is not None else -1
     return {
@@ -116,7 +116,7 @@ def _delivery(delivery: Delivery, overview: Overview) -> dict[str, Any]:
         "state": delivery.state,
         "action": delivery.action,
         "did": delivery.did or None,
-        "uri": delivery.uri or None,
+        "uri": address_of(job, delivery, delivery.did) or None,
         "attempts": delivery.attempts,
         "error": delivery.error or None,
         "history": [{"at": instant(each.at_ms), "reason": each.reason} for each in delivery.history],

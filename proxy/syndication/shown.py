@@ -240,13 +240,18 @@ def is_untold(view: JobView) -> bool:
     return callback is not None and callback.status in (CallbackStatus.FAILED, CallbackStatus.DISABLED)
 
 
+def address_of(job: Job, delivery: Delivery, did: str) -> str:
+    """Where the record of `delivery` is, was or will be on the account `did`; "" if that is not known."""
+    generation = max(delivery.generation, job.generation)
+    return delivery.uri or _predicted(did, job.site, job.post, job.first_published_at_ms, generation)
+
+
 def _account(view: JobView, name: str, delivery: Delivery | None, known_did: str) -> AccountShown:
     job = view.job
     if delivery is None:  # written by another version: all that can be said is that it is there
         delivery = Delivery(job=job.id, account=name, site=job.site, state=DeliveryState.READY)
     did = delivery.did or known_did
-    generation = max(delivery.generation, job.generation)
-    uri = delivery.uri or _predicted(did, job.site, job.post, job.first_published_at_ms, generation)
+    uri = address_of(job, delivery, did)
     # What is going to be deleted is there.
     is_there = (delivery.state is DeliveryState.DONE) != (delivery.action is Action.DELETE)
     waiting_for, next_at_ms = _waiting(view, delivery)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -150,6 +151,19 @@ def test_a_job_is_canceled_and_tried_again(feedproxy, at_queue):
     assert again.err == f"feedproxy: {failed}: {nothing}\n"
     for what in ("retry", "cancel"):
         assert feedproxy("jobs", what, "job_none").code == 1
+
+
+def test_where_a_failed_post_was_to_be_is_shown(feedproxy, at_queue):
+    async def refused(queue):
+        given = replace(submission("1"), accounts={"main": "did:plc:main"})
+        job = (await queue.enqueue(given)).job
+        (leased,) = await queue.take("w1", 1)
+        await queue.fail(leased, "conflict")
+        return job
+
+    (account,) = listed(feedproxy, "jobs", "show", at_queue(refused))["accounts"]
+    assert account["status"] == "failed"
+    assert account["uri"].startswith("at://did:plc:main/app.bsky.feed.post/")
 
 
 def test_a_record_that_was_deleted_is_said_to_be(feedproxy, at_queue):

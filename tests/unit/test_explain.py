@@ -70,6 +70,14 @@ def test_what_its_account_waits_for(account, cause):
     assert told(account=replace(OPEN, **account)) == [cause]
 
 
+def test_a_limit_is_told_in_words_and_not_by_its_code_again():
+    account = replace(OPEN, gate_reason="rate_limited", gate_until_ms=LATER_MS)
+    (cause,) = why_waiting(READY, replace(QUEUE, accounts=(account,)))
+    assert cause.sentence == (
+        "main has reached a limit of its server, or one of our own, as the pause between logins"
+    )
+
+
 def test_all_causes_are_told_with_the_place_behind_others():
     account = replace(OPEN, place=2, paused=True, gate_reason="breaker", gate_until_ms=LATER_MS)
     queue = replace(QUEUE, paused=True, workers=0)
