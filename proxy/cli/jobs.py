@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -18,6 +20,8 @@ app = typer.Typer(help="Posts on their way to accounts.", no_args_is_help=True)
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Job = Annotated[str, typer.Argument(help="The job, as a list or the CMS's answer names it.")]
 MAX_LISTED = 10_000
+# Jobs of a page, where most of them may not be what is looked for.
+_LOOKED_THROUGH = 500
 
 
 @app.command("list")
@@ -27,17 +31,24 @@ def list_jobs(
     status: Annotated[str | None, typer.Option(help="As pending, partial or failed.")] = None,
     group: Annotated[str | None, typer.Option(help="Of this group.")] = None,
     account: Annotated[str | None, typer.Option(help="That go to this account.")] = None,
+    callback: Annotated[
+        str | None, typer.Option(help="Whose callback is so: as failed, disabled or retrying.")
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, max=MAX_LISTED, help="So many at most.")] = 50,
     as_json: AsJson = False,
 ) -> None:
     """List jobs, the newest first."""
     from proxy.cli.output import show_json, show_table, warn
-    from proxy.errors import UsageError
+    from proxy.syndication.chain import CallbackStatus
     from proxy.syndication.job import Status
     from proxy.syndication.report import job_line
 
-    if status is not None and status not in tuple(Status):
-        raise UsageError(f"--status must be one of {', '.join(Status)}")
+    _check("--status", status, Status)
+    _check("--callback", callback, CallbackStatus)
+
+    def fits(view: JobView) -> bool:
+        told = view.job.callback.status if view.job.callback is not None else None
+        return account in (None, *view.job.accounts) and callback in (None, told)
 
     async def work(desk: Desk) -> list[dict[str, Any]]:
         known = [each.name for each in desk.settings.tenants.sites]
@@ -47,7 +58,15 @@ def list_jobs(
             warn(f"{name!r} is no site of feedproxy.toml, which has: {', '.join(known) or 'none'}")
         if not sites:
             warn("feedproxy.toml names no site (see FEEDPROXY_CONFIG); say --site")
-        views = [view for name in sites for view in await _of_site(desk, name, status, group, account, limit)]
+        at_a_time = limit if account is None and callback is None else max(limit, _LOOKED_THROUGH)
+        views: list[JobView] = []
+        for name in sites:
+            found: list[JobView] = []
+            async for page in _pages(desk, name, status, group, at_a_time):
+                found += filter(fits, page)
+                if len(found) >= limit:
+                    break
+            views += found
         views.sort(key=lambda view: view.job.created_at_ms, reverse=True)
         return [job_line(view) for view in views[:limit]]
 
@@ -56,11 +75,12 @@ def list_jobs(
         show_json(jobs)
         return
     show_table(
-        ("Job", "Site", "Post", "Group", "Priority", "Status", "Accounts", "Created"),
+        ("Job", "Site", "Post", "Group", "Priority", "Status", "Accounts", "Callback", "Created"),
         [
             (
                 *(job[name] for name in ("id", "site", "post", "group", "priority", "status")),
                 ", ".join(f"{name} {shown}" for name, shown in job["accounts"].items()),
+                job["callback"],
                 job["created_at"],
             )
             for job in jobs
@@ -68,20 +88,26 @@ def list_jobs(
     )
 
 
-async def _of_site(
-    desk: Desk, site: str, status: str | None, group: str | None, account: str | None, limit: int
-) -> list[JobView]:
+def _check(option: str, given: str | None, kinds: type[StrEnum]) -> None:
+    from proxy.errors import UsageError
+
+    if given is not None and given not in tuple(kinds):
+        raise UsageError(f"{option} must be one of {', '.join(kinds)}")
+
+
+async def _pages(
+    desk: Desk, site: str, status: str | None, group: str | None, limit: int
+) -> AsyncIterator[tuple[JobView, ...]]:
     from proxy.syndication.job import Status
 
     wanted = Status(status) if status else None
-    found: list[JobView] = []
     cursor: str | None = None
     while True:
         page = await desk.controls.jobs(site, status=wanted, group=group, cursor=cursor, limit=limit)
-        found += [view for view in page.jobs if account is None or account in view.job.accounts]
+        yield page.jobs
         cursor = page.cursor
-        if not cursor or len(found) >= limit:
-            return found
+        if not cursor:
+            return
 
 
 @app.command("show")

@@ -25,6 +25,7 @@ def job_line(view: JobView) -> dict[str, Any]:
         "priority": job.priority,
         "status": job_status(delivery.shown for delivery in view.deliveries),
         "created_at": instant(job.created_at_ms),
+        "callback": job.callback.status if job.callback is not None else None,
         "accounts": {delivery.account: _standing(delivery) for delivery in view.deliveries},
     }
 

@@ -195,6 +195,13 @@ def test_a_callback_that_failed_is_shown_and_tried_again(feedproxy, at_queue):
     job = at_queue(done_but_gone)
     told = listed(feedproxy, "jobs", "show", job)["callback"]
     assert (told["status"], told["attempts"], told["error"]) == ("disabled", 1, "answered 410")
+    at_queue(lambda queue: posted(queue, "2"))
+    at_queue(lambda queue: posted(queue, "3", callback_url="https://blog.example/hook"))
+    (line,) = listed(feedproxy, "jobs", "list", "--callback", "disabled")
+    assert (line["id"], line["callback"]) == (job, "disabled")
+    assert listed(feedproxy, "jobs", "list", "--callback", "disabled", "--account", "side") == []
+    assert len(listed(feedproxy, "jobs", "list")) == 3
+    assert feedproxy("jobs", "list", "--callback", "lost").code == 2
     assert "callback: disabled\n  attempts: 1\n  error: answered 410\n" in feedproxy("jobs", "show", job).out
     assert feedproxy("jobs", "retry", job).out == f"{job}: main completed\n"
     assert "callback: pending\n" in feedproxy("jobs", "show", job).out
