@@ -11,8 +11,10 @@ from __future__ import annotations
 import hashlib
 import mmap
 import os
+import struct
 import tempfile
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
@@ -29,6 +31,9 @@ _PLACE_BYTES: Final = _CELLS * 8
 # The first cells of a place: what is counted there, and when its gauges were written (steady, ms).
 _MARK, _BEAT_AT_MS, _FIRST = 0, 1, 2
 _MICRO: Final = 1e6
+# What a name takes that is found out.
+_NAME_CELLS: Final = 8
+_NAME_BYTES: Final = _NAME_CELLS * 8
 
 # As they are told: one of each label's values, in the labels' order.
 Labels = tuple[str, ...]
@@ -39,7 +44,8 @@ class Family:
     """Numbers of one meaning, one for each combination of the labels' values, all of which are known.
 
     `name` is as Prometheus has it, without `_total`. Counters may only grow. `buckets` of a histogram are
-    upper bounds in seconds; what a counter of seconds or a histogram is given are seconds.
+    upper bounds in seconds; what a counter of seconds or a histogram is given are seconds. Of a gauge with
+    `found` the values of its one label are found out, by each process so many at most.
     """
 
     name: str
@@ -47,6 +53,7 @@ class Family:
     help: str
     labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     buckets: tuple[float, ...] = ()
+    found: int = 0
 
     @property
     def in_seconds(self) -> bool:
@@ -54,12 +61,14 @@ class Family:
         return self.name.endswith("_seconds")
 
     def children(self) -> Iterator[Labels]:
-        """Every combination of the labels' values."""
-        return product(*self.labels.values())
+        """Every combination of the labels' values; of those that are found out, their numbers."""
+        return product(*self.labels.values()) if not self.found else ((str(i),) for i in range(self.found))
 
     def cells(self) -> int:
-        """Cells of one child: for a histogram each bucket, what lies above, and the sum."""
-        return len(self.buckets) + 2 if self.kind == "histogram" else 1
+        """Cells of one child: for a histogram each bucket, the rest, the sum; of what is found its name."""
+        if self.kind == "histogram":
+            return len(self.buckets) + 2
+        return 1 + _NAME_CELLS if self.found else 1
 
 
 class Layout:
@@ -75,7 +84,7 @@ class Layout:
                 size += family.cells()
         if size > _CELLS:
             raise ValueError(f"{size} numbers do not fit into a place")
-        told = repr([(family.name, family.kind, family.labels, family.buckets) for family in families])
+        told = repr([(each.name, each.kind, each.labels, each.buckets, each.found) for each in families])
         # Tells this layout from those of other versions.
         self.mark = int.from_bytes(hashlib.sha256(told.encode()).digest()[:8], "big") or 1
 
@@ -95,6 +104,7 @@ class Tally:
     def __init__(self, layout: Layout, cells: memoryview) -> None:
         self._layout = layout
         self._read: list[tuple[int, Callable[[], float], float]] = []
+        self._found: list[tuple[Family, Callable[[], Mapping[str, float]]]] = []
         # For whoever counts often: add one to the cell of `cell`.
         self.cells = cells
 
@@ -119,10 +129,19 @@ class Tally:
         scale = _MICRO if self._layout.families[name].in_seconds else 1
         self._read.append((self._layout.cell(name, labels), read, scale))
 
+    def found(self, name: str, read: Callable[[], Mapping[str, float]]) -> None:
+        """Have `read` tell a gauge by what was found out with each beat: it only ever adds at the end."""
+        self._found.append((self._layout.families[name], read))
+
     def beat(self, now: float) -> None:
         """Write all gauges, as they are at the steady instant `now`."""
         for cell, read, scale in self._read:
             self.cells[cell] = max(0, round(read() * scale))
+        for family, read_all in self._found:
+            for labels, (value, number) in zip(family.children(), read_all().items(), strict=False):
+                first = self._layout.cell(family.name, labels)
+                self.cells[first] = max(0, round(number))
+                _write_name(self.cells[first + 1 : first + 1 + _NAME_CELLS], value)
         self.cells[_BEAT_AT_MS] = max(1, round(now * 1000))
 
 
@@ -170,6 +189,9 @@ class Board:
                 cells[cell] = 0
             cells[_MARK] = self._layout.mark
         cells[_BEAT_AT_MS] = 0
+        for family in self._layout.families.values():
+            for labels in family.children() if family.found else ():
+                cells[self._layout.cell(family.name, labels) + 1] = 0
         return Tally(self._layout, cells)
 
     def totals(self, now: float) -> Totals:
@@ -182,6 +204,9 @@ class Board:
         histograms: dict[str, dict[Labels, Histogram]] = {}
         for name, family in self._layout.families.items():
             counted = there if family.kind == "gauge" else every
+            if family.found:
+                numbers[name] = self._found(family, counted)
+                continue
             for labels in family.children():
                 first = self._layout.cell(name, labels)
                 if family.kind == "histogram":
@@ -191,6 +216,15 @@ class Board:
                     scale = _MICRO if family.in_seconds else 1
                     numbers.setdefault(name, {})[labels] = sum(place[first] for place in counted) / scale
         return Totals(numbers, histograms)
+
+    def _found(self, family: Family, counted: Sequence[memoryview]) -> dict[Labels, float]:
+        told: Counter[Labels] = Counter()
+        for place, labels in product(counted, family.children()):
+            first = self._layout.cell(family.name, labels)
+            if place[first + 1]:
+                name = bytes(place[first + 1 : first + 1 + _NAME_CELLS]).rstrip(b"\0")
+                told[name.decode(errors="ignore"),] += place[first]
+        return dict(told)
 
     def _place(self, place: int) -> memoryview:
         return self._cells[place * _CELLS : (place + 1) * _CELLS]
@@ -202,6 +236,13 @@ def new_memory(places: int = 1) -> int:
     fd = os.memfd_create("feedproxy-tally") if hasattr(os, "memfd_create") else _unnamed_file()
     os.write(fd, bytes(places * _PLACE_BYTES))
     return fd
+
+
+def _write_name(cells: memoryview, name: str) -> None:
+    """The first cell last: who reads it sees a whole name or none."""
+    words = struct.unpack(f"={_NAME_CELLS}Q", name.encode()[:_NAME_BYTES].ljust(_NAME_BYTES, b"\0"))
+    for i in reversed(range(_NAME_CELLS)):
+        cells[i] = words[i]
 
 
 def _histogram(sums: Sequence[int]) -> Histogram:

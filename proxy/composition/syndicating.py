@@ -135,7 +135,7 @@ class Syndication:
         tally = self.instruments.tally
         tally.gauge("feedproxy_pool_size", read=lambda: policy.concurrency)
         tally.gauge("feedproxy_pool_busy", read=lambda: worker.in_flight)
-        tally.gauge("feedproxy_pool_host_limit", read=slots.least_limit)
+        tally.found("feedproxy_pool_host_limit", slots.limits)
         return worker
 
     def fingerprints(self) -> Mapping[str, str]:

@@ -8,6 +8,7 @@ from proxy.feeds.counting import OUTCOMES
 from proxy.feeds.methods import METHODS
 from proxy.instruments import STATUSES
 from proxy.syndication.counting import ATTEMPTS
+from proxy.syndication.slots import MAX_HOSTS
 from proxy.tally import OTHER, Family, Layout
 
 _FAST: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -99,7 +100,9 @@ FAMILIES: Final = (
     Family(
         name="feedproxy_pool_host_limit",
         kind="gauge",
-        help="Posts at a time that a worker sends to the PDS host which bears the fewest.",
+        help="Posts at a time that a worker sends to a PDS host; other: the fewest of all the rest.",
+        labels={"host": ()},
+        found=MAX_HOSTS,
     ),
     Family(name="feedproxy_pool_busy", kind="gauge", help="Posts that they work on."),
     Family(

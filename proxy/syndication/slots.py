@@ -10,14 +10,18 @@ import enum
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final
 
 from proxy.clock import Clock
 from proxy.resilience.adaptive import AdaptiveLimit, AdaptivePolicy
+from proxy.tally import OTHER
 from proxy.telemetry import get_logger
 
 # So many stand aside at most; then nothing more is leased until some of them have gone.
 MAX_ASIDE: Final = 256
+# So many hosts are told apart in metrics at most.
+MAX_HOSTS: Final = 32
 
 _log = get_logger()
 
@@ -72,9 +76,16 @@ class Slots:
             for host, known in self._limits.items()
         }
 
-    def least_limit(self) -> int:
-        """How much the PDS host that bears the least bears at a time."""
-        return min((known.limit for known in self._limits.values()), default=self._policy.ceiling)
+    def limits(self) -> Mapping[str, int]:
+        """How much each PDS host bears at a time, in the order of their coming.
+
+        Of all but the first MAX_HOSTS - 1 only the least, as that of OTHER.
+        """
+        limits = {host: known.limit for host, known in self._limits.items()}
+        if len(limits) < MAX_HOSTS:
+            return limits
+        named = dict(islice(limits.items(), MAX_HOSTS - 1))
+        return named | {OTHER: min(islice(limits.values(), MAX_HOSTS - 1, None))}
 
     def room(self, taken: int) -> int:
         """How many more may be leased when `taken` are: those that stand aside do not count."""

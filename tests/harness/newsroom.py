@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import json
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -23,6 +24,7 @@ from proxy.composition.syndicating import Syndication, syndicating
 from proxy.observing import Process
 from proxy.settings import Settings, load_settings
 from proxy.syndication.worker import Worker
+from proxy.tally import Board, Totals
 
 PASSWORD = "app-password-of-everybody"
 # Nothing holds a test up but what it is about.
@@ -58,7 +60,14 @@ class HostOfTest:
     client: httpx.AsyncClient
     posts: Syndication
     settings: Settings
+    board: Board
     workers: list[Worker] = field(default_factory=list)
+
+    def counted(self) -> Totals:
+        """What /metrics would tell of its process."""
+        now = time.monotonic()
+        self.posts.instruments.tally.beat(now)
+        return self.board.totals(now)
 
     def post(self, number: int | str = 1, **changes: Any) -> dict[str, Any]:
         """A post of the site blog."""
@@ -182,12 +191,13 @@ class Newsroom:
         secrets |= {f"TOKEN_{site}": token_of(site) for site in sites}
         loaded = load_settings(environ | secrets)
         clock = SystemClock()
-        instruments = Process().instruments(clock)
+        process = Process()
+        instruments = process.instruments(clock)
         async with syndicating(loaded, clock, secrets, instruments, lambda _names: None) as posts:
             app = Starlette(routes=posts.routes(loaded, clock, asyncio.Event()))
             transport = httpx.ASGITransport(app, raise_app_exceptions=True)
             async with httpx.AsyncClient(transport=transport, base_url="http://proxy.test") as client:
-                yield HostOfTest(client, posts, loaded)
+                yield HostOfTest(client, posts, loaded, process.board)
 
     @property
     def logins(self) -> int:

@@ -121,7 +121,9 @@ async def test_two_versions_work_on_one_store_side_by_side(room, monkeypatch, tm
         web = stack.enter_context(newer("serve"))
         await asyncio.to_thread(web.wait_ready)
         client = httpx.AsyncClient(base_url=web.base_url, trust_env=False, verify=False)
-        newer_host = HostOfTest(await stack.enter_async_context(client), host.posts, host.settings)
+        newer_host = HostOfTest(
+            await stack.enter_async_context(client), host.posts, host.settings, host.board
+        )
         theirs, ours = [], []
         for number in range(5):
             theirs.append((await newer_host.send(host.post(number))).json())

@@ -12,8 +12,10 @@ from harness.pds import BEFORE
 from harness.upstream import json_response
 from harness.waiting import until
 from proxy.clock import SystemClock
+from proxy.ops.families import LAYOUT
 from proxy.resilience.adaptive import AdaptivePolicy
-from proxy.syndication.slots import Entry, Slots
+from proxy.syndication.slots import MAX_HOSTS, Entry, Slots
+from proxy.tally import OTHER, Board, new_memory
 
 NAMES = tuple(f"a{number}" for number in range(8))
 ACCOUNTS = {**{name: f"{name}.test" for name in NAMES}, "side": "bob.test"}
@@ -72,6 +74,8 @@ async def test_a_burst_of_429s_halves_it_within_a_second_and_it_climbs_back(room
         await posted(room, host, ["first"])
         await all_done(room, 8)
         # Eight at a time.
+        address = room.alices.url.removeprefix("http://")
+        assert host.counted().numbers["feedproxy_pool_host_limit"] == {(address,): 8}
         gatehouse.open.clear()
         await posted(room, host, range(5))
         await until(lambda: gatehouse.waiting == 8)
@@ -160,6 +164,27 @@ async def test_what_stands_aside_goes_back_when_its_account_is_paused_or_the_wor
         await until(lambda: room.stored.states() == {"done": 16, "ready": 7, "active": 1})
         gatehouse.open.set()
     assert room.stored.states() == {"done": 17, "ready": 7}
+
+
+def test_metrics_tell_what_each_host_bears_and_of_very_many_the_least(clock):
+    slots = Slots(AdaptivePolicy(ceiling=8, burst=1), clock)
+    board = Board(LAYOUT, new_memory())
+    tally = board.tally()
+    tally.found("feedproxy_pool_host_limit", slots.limits)
+
+    def told():
+        tally.beat(clock.steady())
+        return board.totals(clock.steady()).numbers["feedproxy_pool_host_limit"]
+
+    for number in range(MAX_HOSTS - 1):
+        slots.heard(f"{number}.example", 200, clock.steady())
+    slots.heard("1.example", 429, clock.steady())
+    assert told() == {(f"{number}.example",): 4 if number == 1 else 8 for number in range(MAX_HOSTS - 1)}
+    for name, status in (("last", 503), ("first", 200)):
+        slots.heard(f"{name}.of.many.example", status, clock.steady())
+    assert (len(told()), told()[OTHER,]) == (MAX_HOSTS, 4)
+    slots.heard("last.of.many.example", 429, clock.steady())
+    assert (len(told()), told()[OTHER,]) == (MAX_HOSTS, 2)
 
 
 async def test_slots_are_given_in_the_order_of_coming():

@@ -20,6 +20,7 @@ SLEPT = Family(name="slept_seconds", kind="counter", help="")
 BUSY = Family(name="busy", kind="gauge", help="")
 TOOK = Family(name="took_seconds", kind="histogram", help="", labels={"o": ("x", "y")}, buckets=(0.1, 1.0))
 FOUR = Layout([READS, SLEPT, BUSY, TOOK])
+BEARS = Family(name="bears", kind="gauge", help="", labels={"host": ()}, found=3)
 
 
 def boards(count, layout=FOUR, places=3):
@@ -145,3 +146,33 @@ def test_too_many_numbers_are_refused():
     many = Family(name="many", kind="counter", help="", labels={"n": tuple(map(str, range(5000)))})
     with pytest.raises(ValueError, match="5002"):
         Layout([many])
+
+
+class TestWhatIsFoundOut:
+    def test_it_is_told_by_its_names_added_up_and_bounded(self):
+        first, second, reader = boards(3, Layout([BEARS, BUSY]))
+        hosts, others = {"a.example": 4}, {"b" * 80: 1, "a.example": 2}
+        tallies = [first.tally(0), second.tally(1)]
+        for tally, found in zip(tallies, (hosts, others), strict=True):
+            tally.found("bears", lambda found=found: found)
+            tally.gauge("busy", read=lambda: 7)
+        assert reader.totals(0).numbers["bears"] == {}
+        for tally in tallies:
+            tally.beat(1)
+        assert reader.totals(1).numbers["bears"] == {("a.example",): 6, ("b" * 64,): 1}
+        hosts |= {"c.example": 0, "d.example": 5, "e.example": 6}
+        tallies[0].beat(2)
+        tallies[1].beat(2)
+        told = reader.totals(2).numbers
+        assert told["bears"] == {("a.example",): 6, ("b" * 64,): 1, ("c.example",): 0, ("d.example",): 5}
+        assert told["busy"] == {(): 14}
+
+    def test_a_process_that_is_replaced_leaves_no_names(self):
+        writer, reader = boards(2, Layout([BEARS]))
+        tally = writer.tally()
+        tally.found("bears", lambda: {"a.example": 4, "b.example": 4})
+        tally.beat(1)
+        tally = writer.tally()
+        tally.found("bears", lambda: {"c.example": 1})
+        tally.beat(2)
+        assert reader.totals(2).numbers["bears"] == {("c.example",): 1}
