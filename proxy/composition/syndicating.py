@@ -119,6 +119,7 @@ class Syndication:
         draw = random.Random().random  # noqa: S311  (jitter, not secrets)
         slots = Slots(AdaptivePolicy(ceiling=settings.worker_concurrency), clock)
         self.observers.append(slots.heard)
+        tally = self.instruments.tally
         callbacks = Callbacks(self.outside.post, self.documents.job, clock, draw=draw)
         worker = Worker(
             self.queue,
@@ -130,9 +131,15 @@ class Syndication:
             draw=draw,
             slots=slots,
             home=self.publisher.home,
-            errands=Errands(self.queue, self.enricher, callbacks, lambda: self.book.current, clock),
+            errands=Errands(
+                self.queue,
+                self.enricher,
+                callbacks,
+                lambda: self.book.current,
+                clock,
+                lambda outcome: tally.add("feedproxy_callbacks", outcome),
+            ),
         )
-        tally = self.instruments.tally
         tally.gauge("feedproxy_pool_size", read=lambda: policy.concurrency)
         tally.gauge("feedproxy_pool_busy", read=lambda: worker.in_flight)
         tally.found("feedproxy_pool_host_limit", slots.limits)

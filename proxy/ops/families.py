@@ -7,6 +7,7 @@ from typing import Final
 from proxy.feeds.counting import OUTCOMES
 from proxy.feeds.methods import METHODS
 from proxy.instruments import STATUSES
+from proxy.syndication.chain import CallbackOutcome
 from proxy.syndication.counting import ATTEMPTS
 from proxy.syndication.slots import MAX_HOSTS
 from proxy.tally import OTHER, Family, Layout
@@ -95,6 +96,12 @@ FAMILIES: Final = (
         kind="histogram",
         help="How long those attempts took.",
         buckets=_SLOW,
+    ),
+    Family(
+        name="feedproxy_callbacks",
+        kind="counter",
+        help="Attempts to tell a CMS of a job's end, by how they ended; failed: the last one.",
+        labels={"outcome": tuple(CallbackOutcome)},
     ),
     Family(name="feedproxy_pool_size", kind="gauge", help="Posts that this host's workers may work on."),
     Family(

@@ -49,7 +49,10 @@ ErrandOutcome = Enriched | NotEnriched | Told
 
 
 class Errands:
-    """Runs errands. `accounts` gives sites and their secrets as they are at that moment."""
+    """Runs errands. `accounts` gives sites and their secrets as they are at that moment.
+
+    `told` is called with the outcome of each attempt to tell of a job's end, once the queue knows it.
+    """
 
     stream = Stream.ERRANDS
 
@@ -60,12 +63,14 @@ class Errands:
         callbacks: Callbacks,
         accounts: Callable[[], Accounts],
         clock: Clock,
+        told: Callable[[CallbackOutcome], None],
     ) -> None:
         self._queue = queue
         self._enricher = enricher
         self._callbacks = callbacks
         self._accounts = accounts
         self._clock = clock
+        self._on_told = told
 
     def host(self, _leased: Leased) -> str:
         """See pool.Work."""
@@ -106,13 +111,15 @@ class Errands:
                     leased, outcome.reason, again_in_s=pause_s, following=following
                 )
             case Told():
-                return await queue.notified(
+                settled = await queue.notified(
                     leased,
                     outcome.outcome,
                     outcome.reason,
                     again_in_s=outcome.again_in_s,
                     following=following,
                 )
+                self._on_told(outcome.outcome)
+                return settled
             case None:
                 return await queue.release(leased, following=following)
 
