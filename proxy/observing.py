@@ -57,6 +57,10 @@ class Process:
         """Whether requests may come: all web processes of the host are up, and none is to go."""
         return not self.stopping.is_set() and (self.control is None or self.control.complete)
 
+    def expected(self) -> int:
+        """How many web processes this host is to have."""
+        return 1 if self.control is None else self.control.expected
+
     def incidents(self) -> tuple[str, ...]:
         """What has befallen the data of the embedded store."""
         return () if self.control is None else self.control.incidents
@@ -205,6 +209,7 @@ def _sources(
         about=Asked(posts.store_config, clock, again_s=ABOUT_AGAIN_S),
         accounts=accounts,
         incidents=process.incidents,
+        expected=process.expected,
     )
 
 

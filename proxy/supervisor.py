@@ -15,12 +15,13 @@ from dataclasses import dataclass
 
 from proxy.clock import Clock, SystemClock
 from proxy.control import ChildLink
+from proxy.hanging import HUNG_S, HangWatch
 from proxy.listeners import bind, place_of, serves_anything_to_anyone
 from proxy.settings import PREFIX, Settings
 from proxy.store.datadir import data_dir_lock
 from proxy.store.embedded import EmbeddedValkey
 from proxy.systemd import OURS_ALONE, ServiceManager, inherited_listener
-from proxy.tally import new_memory
+from proxy.tally import Pulses, new_memory
 from proxy.telemetry import get_logger
 
 # -P: a directory called `proxy` where the operator happens to stand is not ours.
@@ -75,7 +76,8 @@ class Supervisor:
 
     `listener` is the bound socket that all web processes accept from, `ops_listener` one for operators alone;
     a stop closes both. `valkey` is None where the operator runs a Redis. `child_command` is followed by the
-    role and its options. Signals: SIGTERM and SIGINT stop, a second one stops faster, SIGHUP goes on to the
+    role and its options. A child that is silent for `hung_s` is ended, and replaced like any that died.
+    Signals: SIGTERM and SIGINT stop, a second one stops faster, SIGHUP goes on to the
     children.
     """
 
@@ -89,11 +91,14 @@ class Supervisor:
         valkey: EmbeddedValkey | None,
         child_command: Sequence[str] = CHILD_COMMAND,
         clock: Clock | None = None,
+        hung_s: float = HUNG_S,
     ) -> None:
         self._settings = settings
         self._listener = listener
         self._ops_listener = ops_listener
         self._tally_fd = new_memory(places=settings.workers + 1)
+        self._pulses = Pulses(self._tally_fd)
+        self._hang_watch: HangWatch[_Child] = HangWatch(hung_s)
         self._valkey = valkey
         if valkey is not None:
             valkey.on_incident = self._tell_children
@@ -119,6 +124,7 @@ class Supervisor:
                 children = tasks.create_task(self._run_children(), name="children")
                 if self._valkey is not None:
                     tasks.create_task(self._keep("valkey", self._valkey.run_once), name="valkey")
+                tasks.create_task(self._end_the_hung(), name="hanging")
                 tasks.create_task(self._shut_down_when_told(children), name="shutdown")
             self._log.info("stopped")
 
@@ -265,6 +271,15 @@ class Supervisor:
                 self._tell_children()
                 if child.to_reload:
                     child.signal(signal.SIGHUP)
+
+    async def _end_the_hung(self) -> None:
+        while not self._stopping.is_set():
+            beats = {child: self._pulses.last_ms(child.slot) for child in self._children if child.ready}
+            for child in self._hang_watch.look(self._clock.steady(), beats):
+                self._log.error("child_hung", child=child.role, slot=child.slot, pid=child.process.pid)
+                child.signal(signal.SIGKILL)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), self._hang_watch.look_s)
 
     def _ready_count(self) -> int:
         return sum(child.ready for child in self._children if child.role == "web")

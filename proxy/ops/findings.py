@@ -42,6 +42,8 @@ def worst(findings: Sequence[Finding]) -> Status:
 def findings_of(report: Report) -> list[Finding]:
     """A finding for each part, those that are well included."""
     found = [*_of_incidents(report.incidents)]
+    if report.role == "web":
+        found.append(_of_processes(report))
     if report.read is not None:
         found += [_of_store(report.read), _of_upstream(report.read), _of_storability(report.read)]
     return [*found, *findings_of_posts(report.posts, is_worker=report.role == "worker")]
@@ -56,6 +58,20 @@ def _of_incidents(incidents: Sequence[str]) -> Iterator[Finding]:
             "copy of the damaged files once it is of no more use. This warning ends with the next start. "
             + " | ".join(incidents),
         )
+
+
+def _of_processes(report: Report) -> Finding:
+    there = report.totals.sum("feedproxy_processes", "web")
+    if there >= report.expected:
+        return Finding("processes", "pass", "", there, "processes")
+    return Finding(
+        "processes",
+        "warn",
+        f"{there:.0f} of {report.expected} web processes of this host are at work. One that died is started "
+        "again, one that hangs is ended first, after 30 s; the log says why (process_died, child_hung).",
+        there,
+        "processes",
+    )
 
 
 def _of_store(read: ReadReport) -> Finding:

@@ -58,7 +58,7 @@ class Report:
     """How everything stands, as one process of a host sees it. `at` is in seconds since 1970.
 
     `totals` are of all processes of the host; `read` is None in a worker. `incidents` have befallen the data
-    of the embedded store.
+    of the embedded store. `expected` is how many web processes the host is to have.
     """
 
     at: float
@@ -67,3 +67,4 @@ class Report:
     read: ReadReport | None
     posts: PostReport
     incidents: tuple[str, ...] = ()
+    expected: int = 1

@@ -75,6 +75,7 @@ class Sources:
     about: Asked[Mapping[str, str]]
     accounts: Callable[[], tuple[Sequence[str], Sequence[str]]]  # names, and what is missing
     incidents: Callable[[], tuple[str, ...]]
+    expected: Callable[[], int]
 
 
 class Reporter:
@@ -107,6 +108,7 @@ class Reporter:
                 missing=tuple(missing),
             ),
             incidents=own.incidents(),
+            expected=own.expected(),
         )
 
     async def close(self) -> None:

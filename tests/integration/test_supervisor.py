@@ -11,17 +11,19 @@ import socket
 import subprocess
 import sys
 
+import httpx
 import pytest
 import redis
 import structlog
 
-from harness.waiting import until_true
+from harness.waiting import DEADLINE_S, until, until_true
 from integration.processes import ServeProcess, environment, is_running
 from proxy.clock import SystemClock
 from proxy.errors import OperationalError
 from proxy.listeners import bind, serves_anything_to_anyone
 from proxy.settings import load_settings
 from proxy.store.datadir import socket_path
+from proxy.store.embedded import EmbeddedValkey
 from proxy.supervisor import RestartDelay, Supervisor
 
 
@@ -172,6 +174,43 @@ async def test_a_stop_while_a_child_is_being_spawned_reaches_it(tmp_path):
     with bind("127.0.0.1", 0) as listener, structlog.testing.capture_logs() as logs:
         await Overtaken(settings, os.environ, listener=listener, valkey=None, child_command=sleeper).run()
     assert [event["event"] for event in logs] == ["listening", "stopping", "web_started", "stopped"]
+
+
+async def test_a_child_that_hangs_is_replaced(tmp_path):
+    """A web process and the worker stand still; both are ended, and others are at work in their places."""
+    environ = environment(tmp_path / "data", LOG_LEVEL="error", UPSTREAM="http://127.0.0.1:9")
+    settings = load_settings(environ)
+    valkey = EmbeddedValkey(settings.data_dir, memory_mb=64)
+    with bind("127.0.0.1", 0) as listener, structlog.testing.capture_logs() as logs:
+
+        def pids(event: str) -> dict[int, int]:
+            return {told["slot"]: told["pid"] for told in logs if told["event"] == event}
+
+        def ready() -> dict[int, int]:
+            return pids("web_ready") | pids("worker_ready")
+
+        supervisor = Supervisor(settings, environ, listener=listener, valkey=valkey, hung_s=3.0)
+        running = asyncio.create_task(supervisor.run())
+        try:
+            await until(lambda: ready().keys() == {0, 1}, deadline_s=DEADLINE_S, every_s=0.05)
+            stopped = ready()
+            for pid in stopped.values():
+                os.kill(pid, signal.SIGSTOP)
+            await until(
+                lambda: stopped.items() <= pids("child_hung").items(), deadline_s=DEADLINE_S, every_s=0.05
+            )
+            await until(
+                lambda: all(ready()[slot] != stopped[slot] for slot in stopped),
+                deadline_s=DEADLINE_S,
+                every_s=0.05,
+            )
+            assert not any(map(is_running, stopped.values()))
+            async with httpx.AsyncClient(timeout=DEADLINE_S) as client:
+                port = listener.getsockname()[1]
+                assert (await client.get(f"http://127.0.0.1:{port}/livez")).status_code == 200
+        finally:
+            supervisor.stop()
+            await running
 
 
 def test_a_child_that_will_not_go_is_killed_at_once_by_a_second_stop(tmp_path):

@@ -36,7 +36,8 @@ POSTS = PostReport(
     accounts=("main",),
     missing=(),
 )
-WELL = Report(at=1.0, role="web", totals=Totals({}, {}), read=READ, posts=POSTS)
+TOTALS = Totals({"feedproxy_processes": {("web",): 2.0, ("worker",): 1.0}}, {})
+WELL = Report(at=1.0, role="web", totals=TOTALS, read=READ, posts=POSTS, expected=2)
 
 
 def account(**more):
@@ -90,6 +91,7 @@ IDLE = replace(QUEUE, ready=0, active=0, delayed=0, parked=0, workers=0, account
         (posts(about=FULL), "durability", "Raise its maxmemory"),
         (posts(about=None), "durability", "Permit INFO"),
         (posts(about={"maxmemory_policy": "allkeys-lru"}), "eviction", "volatile-lru or noeviction"),
+        (replace(WELL, expected=3), "processes", "2 of 3 web processes"),
         (replace(WELL, incidents=("set aside",)), "store_data", "Check the disk"),
     ],
 )
@@ -106,7 +108,7 @@ def test_all_is_well():
     assert {finding.status for finding in found} == {"pass"}
     assert not any(finding.output for finding in found)
     assert [finding.part for finding in found] == [
-        *("store", "upstream", "storability"),
+        *("processes", "store", "upstream", "storability"),
         *("queue", "workers", "dead_letters", "accounts", "durability", "eviction"),
     ]
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.ops.families import FAMILIES, LAYOUT
-from proxy.tally import OTHER, SILENT_S, Board, Family, Layout, new_memory
+from proxy.tally import OTHER, SILENT_S, Board, Family, Layout, Pulses, new_memory
 
 READS = Family(
     name="reads", kind="counter", help="", labels={"method": ("a", "b", OTHER), "outcome": ("hit", "miss")}
@@ -176,3 +176,15 @@ class TestWhatIsFoundOut:
         tally.found("bears", lambda: {"c.example": 1})
         tally.beat(2)
         assert reader.totals(2).numbers["bears"] == {("c.example",): 1}
+
+
+def test_whoever_made_the_memory_sees_who_beats():
+    fd = new_memory(2)
+    pulses, board = Pulses(fd), Board(FOUR, os.dup(fd))
+    tally = board.tally(1)
+    assert (pulses.last_ms(0), pulses.last_ms(1)) == (0, 0)
+    tally.beat(12.5)
+    assert (pulses.last_ms(0), pulses.last_ms(1)) == (0, 12_500)
+    board.tally(1)
+    assert pulses.last_ms(1) == 0, "a replacement has not begun"
+    os.close(fd)
