@@ -17,32 +17,59 @@ _MB: Final = 1024 * 1024
 _STATUS_STYLES: Final = {"warn": "yellow", "fail": "bold red"}
 # A terminal has few lines; `doctor` and /health have all of it.
 _MOST_FINDINGS, _MOST_ACCOUNTS = 5, 12
+# Where it has fewer, each finding has one; where there is hardly room for the numbers, each of these.
+_FEW_LINES, _HARDLY_ANY_LINES = 30, 16
 
 
-def panel(picture: Mapping[str, Any], *, at: str) -> RenderableType:
-    """Everything, the most urgent first. `at` is the time of day."""
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(style="bold", no_wrap=True)
-    grid.add_column(min_width=_BAR)
-    grid.add_column(overflow="fold")
-    for row in (*_reads(picture), *_upstream(picture["upstream"]), *_hosts(picture["hosts"])):
-        grid.add_row(*row)
+def panel(picture: Mapping[str, Any], *, at: str, lines: int = _FEW_LINES) -> RenderableType:
+    """Everything, the most urgent first. `at` is the time of day, `lines` is how many the terminal has."""
+    rows = [*_reads(picture), *_upstream(picture["upstream"]), *_hosts(picture["hosts"])]
     if picture["queue"] is not None:
-        grid.add_row("queue", *_queue(picture["queue"]))
+        rows.append(("queue", *_queue(picture["queue"])))
     title = _text("feedproxy top", "bold") + _text(f"  {at}  rates of {picture['window_s']:.0f} s")
-    parts: list[RenderableType] = [title, *_findings(picture["findings"]), _text(), grid]
+    parts: list[RenderableType] = [title, *_findings(picture["findings"], cut=lines < _FEW_LINES)]
+    if lines < _HARDLY_ANY_LINES:
+        return Group(*parts, _compact(rows, picture["accounts"]))
+    parts += [_text(), _grid(rows)]
     if picture["accounts"]:
         parts += [_text(), _accounts(picture["accounts"])]
     return Group(*parts)
 
 
-_Row = tuple[RenderableType, RenderableType, RenderableType]
+_Row = tuple[str, Text | ProgressBar, Text]
 
 
-def _findings(findings: Sequence[Mapping[str, Any]]) -> Iterator[Text]:
+def _grid(rows: Sequence[_Row]) -> Table:
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="bold", no_wrap=True)
+    grid.add_column(min_width=_BAR)
+    grid.add_column(overflow="fold")
+    for row in rows:
+        grid.add_row(*row)
+    return grid
+
+
+def _compact(rows: Sequence[_Row], accounts: Sequence[Mapping[str, Any]]) -> Table:
+    """The same in a line each, in words alone."""
+    table = Table.grid(padding=(0, 1))
+    table.add_column(style="bold", no_wrap=True, min_width=len("hit ratio"))
+    table.add_column(no_wrap=True, overflow="ellipsis")
+    for name, shown, said in rows:
+        if name != "breaker" or shown.style:  # which is closed, unless it stands out
+            table.add_row(name, said if isinstance(shown, ProgressBar) else _text(" ").join([shown, said]))
+    for account in accounts:
+        state = f"{account['waiting']} waiting, {account['closed'] or 'open'}"
+        table.add_row("account", _text(f"{account['account']}: {state}"))
+    return table
+
+
+def _findings(findings: Sequence[Mapping[str, Any]], *, cut: bool) -> Iterator[Text]:
     for finding in findings[:_MOST_FINDINGS]:
         style = _STATUS_STYLES.get(finding["status"], "")
-        yield _text(f"{finding['part']}: ", style) + _text(finding["output"])
+        text = _text(f"{finding['part']}: ", style) + _text(finding["output"])
+        if cut:
+            text.no_wrap, text.overflow = True, "ellipsis"
+        yield text
     if len(findings) > _MOST_FINDINGS:
         yield _text(f"and {len(findings) - _MOST_FINDINGS} more: see /health", "yellow")
 

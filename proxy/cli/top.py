@@ -34,8 +34,8 @@ _SNAPSHOT_S: Final = 1.0
 _PATIENCE_S: Final = 3.0
 _TROUBLES: Final = {
     401: "FEEDPROXY_ADMIN_TOKEN is not the token there",
-    404: "shows its numbers to private networks only: ask from there, at its FEEDPROXY_OPS_LISTEN, or over "
-    "https with FEEDPROXY_ADMIN_TOKEN set here",
+    404: "shows its numbers to private networks only, by its address: ask from there, at its "
+    "FEEDPROXY_OPS_LISTEN, or over https with FEEDPROXY_ADMIN_TOKEN set here",
     429: "has been shown too many wrong tokens",
 }
 
@@ -148,7 +148,8 @@ async def _live(targets: dict[str, str], clock: Clock) -> None:
         try:
             with Live(console=console(), screen=True, auto_refresh=False) as live:
                 while not stop.is_set():
-                    live.update(panel(picture(hosts), at=_time_of_day(clock)), refresh=True)
+                    shown = panel(picture(hosts), at=_time_of_day(clock), lines=live.console.height)
+                    live.update(shown, refresh=True)
                     with contextlib.suppress(TimeoutError):
                         await asyncio.wait_for(stop.wait(), REFRESH_S)
                     for task in asking:

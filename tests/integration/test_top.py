@@ -26,16 +26,29 @@ FEEDPROXY = (sys.executable, "-P", "-m", "proxy.cli")
 
 
 class Screen:
-    """A terminal of 120 columns and 40 lines in a tmux of its own, and what it shows."""
+    """A terminal in a tmux of its own, and what it shows."""
 
     def __init__(self, directory: Path) -> None:
         self._tmux = ("tmux", "-u", "-S", str(directory / "tmux"), "-f", "/dev/null")
         self._code = directory / "code"
 
-    def start(self, *command: str, **settings: object) -> None:
+    def start(self, *command: str, columns: int = 120, lines: int = 40, **settings: object) -> None:
         script = f'trap : INT; "$@"; echo $? > {self._code}; exec cat'
         subprocess.run(
-            [*self._tmux, "new-session", "-d", "-x", "120", "-y", "40", "sh", "-c", script, "-", *command],
+            [
+                *self._tmux,
+                "new-session",
+                "-d",
+                "-x",
+                str(columns),
+                "-y",
+                str(lines),
+                "sh",
+                "-c",
+                script,
+                "-",
+                *command,
+            ],
             env=environment(self._code.parent / "none", **settings),
             check=True,
         )
@@ -219,6 +232,35 @@ async def test_what_hosts_say_is_shown_and_not_obeyed(upstream, screen, run):
     code, out, _ = await run("top", upstream.url, "--json")
     assert out.isascii()
     assert json.loads(out)["accounts"][0]["account"] == HOSTILE
+
+
+def warning_host(call):
+    """A host with a queue and an account, and much to say of what is wrong."""
+    if call.path == "/health":
+        check = {"status": "warn", "output": "Redis keeps posts in memory alone. " * 20}
+        return json_response({"status": "warn", "checks": {"durability": [check], "eviction": [check]}})
+    lines = [
+        'feedproxy_build_info{version="1"} 1',
+        'feedproxy_account_waiting_jobs{account="main"} 3',
+        'feedproxy_jobs{state="ready"} 3',
+        "feedproxy_workers 1",
+        'feedproxy_processes{role="web"} 2',
+        "feedproxy_pool_size 8",
+    ]
+    return Response(body=("\n".join(lines) + "\n").encode())
+
+
+@pytest.mark.parametrize(("columns", "lines"), [(40, 11), (80, 24)])
+async def test_on_a_small_terminal_findings_leave_room_for_the_rest(upstream, screen, columns, lines):
+    upstream.answer = warning_host
+    screen.start(*FEEDPROXY, "top", upstream.url, columns=columns, lines=lines)
+    await screen.until_shown(r"durability: Redis keeps")
+    shown = screen.text()
+    assert re.search(r"eviction: Redis keeps", shown)
+    assert re.search(r"workers +.*0 of 8", shown)
+    assert re.search(r"queue +1 workers alive +.*3 ready", shown)
+    assert re.search(r"main:? +3", shown)
+    assert await screen.interrupt() == 0
 
 
 async def test_several_hosts_are_one_picture_and_one_that_is_away_is_named(upstream, run):
