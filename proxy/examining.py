@@ -22,7 +22,7 @@ from proxy.feeds.shared import prefix_of
 from proxy.operating.posting import operating
 from proxy.operating.stores import reachable
 from proxy.ops.contradictions import contradictions
-from proxy.ops.doctor import DATE_STEP_S, of_account, of_clock, of_refused, of_server, of_upstream
+from proxy.ops.doctor import DATE_STEP_S, of_account, of_clock, of_refused, of_server, of_untried, of_upstream
 from proxy.ops.findings import Finding, findings_of_posts
 from proxy.ops.report import PostReport
 from proxy.resilience.backoff import http_date
@@ -150,7 +150,9 @@ async def _of_login(posts: Syndication, name: str) -> Finding:
     try:
         await posts.publisher.check(name)
         return of_account(name, await posts.publisher.points(name))
-    except (PdsError, StoreError) as error:
+    except StoreError as error:
+        return of_untried(name, str(error))
+    except PdsError as error:
         return of_refused(name, str(error))
 
 

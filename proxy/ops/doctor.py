@@ -79,6 +79,15 @@ def of_account(name: str, points: Points | None) -> Finding:
     )
 
 
+def of_untried(name: str, trouble: str) -> Finding:
+    """An account of which nothing is known, since sessions lie in a store that does not answer."""
+    return Finding(
+        f"account {name}",
+        "warn",
+        f"Its login was not tried: {trouble}. Sessions lie in Redis; run this again when that answers.",
+    )
+
+
 def of_refused(name: str, trouble: str) -> Finding:
     """An account that cannot be used."""
     return Finding(
