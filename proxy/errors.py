@@ -80,6 +80,10 @@ class UpstreamUnavailable(UpstreamError):
     status = 503
 
 
+class BudgetSpent(UpstreamUnavailable):
+    """More is asked of the upstream than it is asked for in a second: no turn comes in time."""
+
+
 class ShareSpent(UpstreamUnavailable):
     """The client has caused as many upstream requests as one client may for now; others may ask."""
 

@@ -7,6 +7,7 @@ from typing import Final
 from proxy.feeds.counting import OUTCOMES
 from proxy.feeds.methods import METHODS
 from proxy.instruments import STATUSES
+from proxy.resilience.counting import CAUSES
 from proxy.syndication.chain import CallbackOutcome
 from proxy.syndication.counting import ATTEMPTS
 from proxy.syndication.slots import MAX_HOSTS
@@ -60,7 +61,9 @@ FAMILIES: Final = (
     Family(
         name="feedproxy_limiter_refusals",
         kind="counter",
-        help="Requests to the read upstream that were not made: budget, breaker, or told to wait.",
+        help="Requests to the read upstream that were not made: for want of budget, because the client had "
+        "its share, or while the breaker or the upstream's own wish keeps all from asking.",
+        labels={"cause": CAUSES},
     ),
     Family(
         name="feedproxy_flights_started",

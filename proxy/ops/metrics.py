@@ -108,6 +108,12 @@ def _of_memory(prefix: str, what: str, about: Mapping[str, str]) -> Iterator[Met
     used, limit = about.get("used_memory"), about.get("maxmemory")
     if used is not None:
         yield _gauge(f"{prefix}_used_bytes", f"Memory of the Redis of {what}.", {(): float(used)})
+    if policy := about.get("maxmemory_policy"):
+        yield _gauge(
+            f"{prefix}_evicts",
+            f"Whether the Redis of {what} makes room by itself when that is full, and not by refusing.",
+            {(): policy != "noeviction"},
+        )
     if limit is not None:
         yield _gauge(
             f"{prefix}_limit_bytes", f"maxmemory of the Redis of {what}; 0: none.", {(): float(limit)}

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from proxy.clock import Clock
-from proxy.errors import UpstreamUnavailable
+from proxy.errors import BudgetSpent, ShareSpent, UpstreamUnavailable
 from proxy.resilience.gate import Gate, Pass
 from proxy.resilience.limiter import Asker
 from proxy.tally import Tally
+
+# Why a request to the upstream was not made: for want of budget; because its client had its share; or since
+# the breaker, or the upstream's own wish, keeps all from asking.
+CAUSES: Final = ("budget", "share", "closed")
 
 _T = TypeVar("_T")
 
@@ -54,7 +58,13 @@ class CountedGate:
             async with leave as given:
                 entered = True
                 yield given
-        except UpstreamUnavailable:
+        except UpstreamUnavailable as error:
             if not entered:
-                self._tally.add("feedproxy_limiter_refusals")
+                self._tally.add("feedproxy_limiter_refusals", _cause_of(error))
             raise
+
+
+def _cause_of(error: UpstreamUnavailable) -> str:
+    if isinstance(error, BudgetSpent):
+        return "budget"
+    return "share" if isinstance(error, ShareSpent) else "closed"

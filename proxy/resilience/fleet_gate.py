@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager
 from typing import Any, Final
 
 from proxy.clock import Clock
-from proxy.errors import ShareSpent, StoreError, StoreRefused, UpstreamUnavailable
+from proxy.errors import BudgetSpent, ShareSpent, StoreError, StoreRefused, UpstreamUnavailable
 from proxy.resilience.breaker import Admission, Breaker, Phase, Ticket
 from proxy.resilience.gate import PATIENCE_S, GatePolicy, LocalGate, Pass
 from proxy.resilience.limiter import Asker
@@ -237,7 +237,7 @@ class FleetGate:
                 "the upstream asked everyone to wait",
                 retry_after_s=self._not_before - self._clock.steady(),
             )
-        return UpstreamUnavailable(
+        return BudgetSpent(
             "the budget of upstream requests is spent", retry_after_s=max(1.0, int(more[0]) / 1e6)
         )
 

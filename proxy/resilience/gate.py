@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from proxy.clock import Clock
-from proxy.errors import UpstreamUnavailable
+from proxy.errors import BudgetSpent, UpstreamUnavailable
 from proxy.resilience.breaker import Admission, Breaker, BreakerPolicy, Phase, Ticket
 from proxy.resilience.limiter import Asker, Bucket, Rank, Rate, ahead_of, next_rank
 from proxy.resilience.shares import Shares, share_spent
@@ -51,7 +51,7 @@ class Gate(Protocol):
         """A turn for one request of a forward, which must come while half of the time to `deadline` is left.
 
         `deadline` is a steady instant. Raises ShareSpent when the client that pays has caused too many
-        requests lately, UpstreamUnavailable when no turn comes in time, both with the time to come back: a
+        requests lately, BudgetSpent when no turn comes in time, both with the time to come back: a
         request sent in the last moment would time out, and its upstream be blamed for it.
         """
 
@@ -262,8 +262,8 @@ class LocalGate:
             retry_after_s=self._not_before - self._clock.steady(),
         )
 
-    def _budget_spent(self, asker: Asker) -> UpstreamUnavailable:
-        return UpstreamUnavailable(
+    def _budget_spent(self, asker: Asker) -> BudgetSpent:
+        return BudgetSpent(
             "the budget of upstream requests is spent", retry_after_s=max(1.0, self._wait_s(asker))
         )
 

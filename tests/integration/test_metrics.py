@@ -14,8 +14,9 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from harness.proxy import feed, listening_proxy
+from harness.proxy import feed, listening_proxy, running_proxy
 from harness.upstream import Response, json_response, xrpc_error
+from harness.valkey import StoreOfTest, valkey_server
 from harness.waiting import until
 from integration.processes import ServeProcess, is_running
 from proxy.ops.families import FAMILIES
@@ -147,8 +148,33 @@ async def test_what_is_asked_of_the_upstream_is_counted(start, upstream):
         numbers = await scrape(proxy.client)
     assert numbers("feedproxy_upstream_breaker", state="open") == 1
     assert numbers("feedproxy_upstream_breaker", state="closed") == 0
-    assert numbers("feedproxy_limiter_refusals_total") == 3
+    assert numbers("feedproxy_limiter_refusals_total", cause="closed") == 3
+    assert numbers("feedproxy_limiter_refusals_total") == 3, "of no other cause"
     assert 0 < numbers("feedproxy_upstream_closed_seconds") <= 60
+
+
+async def test_refusals_are_counted_by_their_cause(start):
+    """Of three questions one has a turn, by the budget, or by the share of the client."""
+    small = {"UPSTREAM_RPS": 0.01, "UPSTREAM_BURST": 1}
+    for cause, settings in {"budget": small, "share": {"CLIENT_MISSES_PER_MIN": 1}}.items():
+        async with start(NAMESPACE=cause, **settings) as proxy:
+            for number in range(3):
+                await proxy.get(feed(f"{cause}{number}.test"))
+            numbers = await scrape(proxy.client)
+        assert numbers("feedproxy_limiter_refusals_total", cause=cause) == 2
+        assert numbers("feedproxy_limiter_refusals_total") == 2
+
+
+@pytest.mark.parametrize(("policy", "evicts"), [("noeviction", 0), ("volatile-lru", 1)])
+async def test_whether_a_full_store_makes_room_is_told(upstream, policy, evicts):
+    with valkey_server("--maxmemory", "64mb", "--maxmemory-policy", policy) as url:
+        store = StoreOfTest(url, "test")
+        async with running_proxy(upstream.url, store) as proxy:
+            numbers = await scrape(proxy.client)
+        store.close()
+    for name in ("cache", "queue"):
+        assert numbers(f"feedproxy_{name}_store_evicts") == evicts
+        assert numbers(f"feedproxy_{name}_store_limit_bytes") == 64 * 2**20
 
 
 async def test_labels_are_bounded(start):
