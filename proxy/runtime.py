@@ -49,7 +49,7 @@ MAX_CONNECTIONS_PER_CLIENT: Final = 100
 _FEWEST_CONNECTIONS: Final = 16
 # Descriptors for everything that is not a client: upstream, store, files.
 _RESERVED_FILES: Final = 128
-_KEEP_ALIVE_S: Final = 30
+KEEP_ALIVE_S: Final = 30
 _DRAIN_S: Final = 7
 _GIVE_UP_S: Final = 5.0
 _LAST_CALL_S: Final = 0.5
@@ -224,7 +224,7 @@ def web_server(app: ASGIApp, settings: Settings, short_cut: ShortCut | None = No
             access_log=settings.access_log,
             proxy_headers=False,
             server_header=False,
-            timeout_keep_alive=_KEEP_ALIVE_S,
+            timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=_DRAIN_S,
         )
     )

@@ -14,6 +14,7 @@ import yaml
 from jsonschema.validators import validator_for
 
 from proxy.ops.contradictions import contradictions
+from proxy.runtime import KEEP_ALIVE_S
 from proxy.settings import load_settings, variables
 from proxy.tenants import Tenants
 
@@ -130,6 +131,19 @@ def test_compose_is_what_its_specification_knows():
     assert services["worker"]["deploy"]["replicas"] == 2
     assert services["redis"]["command"][1:3] == ["--appendonly", "yes"]
     assert all(services[name]["read_only"] for name in ("proxy-1", "proxy-2", "worker", "redis"))
+
+
+@pytest.mark.parametrize(
+    ("example", "setting"),
+    [
+        ("nginx/feedproxy-upstream.conf", r"^ *keepalive_timeout (\d+)s;$"),
+        ("caddy/Caddyfile", r"^\t*keepalive (\d+)s$"),
+    ],
+)
+def test_servers_before_us_close_idle_connections_before_we_do(example, setting):
+    """A request into a connection that is just being closed is lost, and a POST is not sent again."""
+    (closes_after_s,) = re.findall(setting, (DEPLOY / example).read_text(), re.MULTILINE)
+    assert int(closes_after_s) + 2 <= KEEP_ALIVE_S
 
 
 def test_what_compose_mounts_and_scrapes_is_there():
