@@ -33,6 +33,7 @@ from proxy.feeds.leases import Leases
 from proxy.feeds.memory import MemoryCache
 from proxy.feeds.policy import Rules, longest_life_s, policy_of
 from proxy.feeds.popular import Popular
+from proxy.feeds.probing import Prober
 from proxy.feeds.purge import Purges, log_key_of
 from proxy.feeds.recent import RecentSet
 from proxy.feeds.reply import Replies
@@ -164,6 +165,7 @@ async def reading(
             running(
                 news=news.listen,
                 store_beat=lambda: link.keep_in_step(leases.beat, gate.beat, purges.beat, popular.beat),
+                probing=Prober(gate, popular, service.refresh, clock).run,
             )
         )
         stack.push_async_callback(service.close, _LANDING_S)

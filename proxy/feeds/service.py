@@ -161,6 +161,12 @@ class FeedService:
 
         await asyncio.gather(*(prefetch() for _ in range(_PREFETCHING)))
 
+    async def refresh(self, key: FeedKey) -> None:
+        """Have `key` asked for in the background, however fresh the copy is."""
+        held = self._caches.memory.peek(key.digest) or await self._load(key)
+        usable = held is not None and self._freshness(held) is not Freshness.EXPIRED
+        self._refresh(key, held if usable else None)
+
     def sweep(self) -> None:
         """Something was purged: forget what is dead, and answer newcomers with nothing that began before."""
         self._filler.sweep()
@@ -217,7 +223,7 @@ class FeedService:
             return UpstreamUnavailable("the upstream is left alone", retry_after_s=closed_for_s)
         return None
 
-    def _refresh(self, key: FeedKey, held: Held) -> None:
+    def _refresh(self, key: FeedKey, held: Held | None) -> None:
         """One refresh in the background. The place is taken before anything is awaited."""
         if self._refreshes >= MAX_REFRESHES:
             return

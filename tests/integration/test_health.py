@@ -278,18 +278,40 @@ async def test_upstream_down(place, upstream):
         assert "FEEDPROXY_UPSTREAM" in await place.turns_to("upstream")
 
 
-async def test_an_upstream_that_comes_back(start, upstream):
-    async with start(BREAKER_THRESHOLD=1, BREAKER_COOLDOWN=1, NEGATIVE_TTL=1) as proxy:
+@pytest.mark.parametrize("asked_before", [True, False], ids=["copies are held", "nothing is held"])
+async def test_an_upstream_that_comes_back_is_noticed_although_nobody_asks(start, upstream, asked_before):
+    """By one question, of whichever process."""
+    settings = {"BREAKER_THRESHOLD": 1, "BREAKER_COOLDOWN": 1, "RETRY_MAX": 1}
+    async with start(**settings) as proxy, start(**settings) as other:
+
+        async def states():
+            reports = [(await each.get("/health")).json() for each in (proxy, other)]
+            return {report["checks"]["upstream"][0]["status"] for report in reports}
+
+        if asked_before:
+            for _ in range(2):
+                await proxy.get(feed())
         upstream.answer, answer = (lambda _request: Response(close=True)), upstream.answer
-        await proxy.get(feed())
-        assert (await proxy.get("/health")).json()["checks"]["upstream"][0]["status"] == "warn"
+        await proxy.get(feed("other.test"))
+
+        async def are(state):
+            return await states() == {state}
+
+        await until(lambda: are("warn"), deadline_s=WITHIN_S)
+        before = len(upstream.requests)
         upstream.answer = answer
+        await until(lambda: are("pass"), deadline_s=2 * WITHIN_S)
+        assert len(upstream.requests) <= before + 2, "one probe, and one that found the upstream still away"
 
-        async def well():
-            await proxy.get(feed("other.test"))
-            return (await proxy.get("/health")).json()["status"] == "pass"
 
-        await until(well, deadline_s=WITHIN_S)
+async def test_while_the_upstream_is_away_it_is_hardly_asked(start, upstream):
+    """Each cooldown ends with one probe, whose refusal begins the next."""
+    async with start(BREAKER_THRESHOLD=1, BREAKER_COOLDOWN=1, RETRY_MAX=1) as proxy:
+        upstream.answer = lambda _request: Response(close=True)
+        await proxy.get(feed())
+        began_at = asyncio.get_running_loop().time()
+        await until(lambda: len(upstream.requests) >= 3, deadline_s=3 * WITHIN_S)
+        assert asyncio.get_running_loop().time() - began_at >= 2, "two cooldowns"
 
 
 @pytest.mark.parametrize(
