@@ -100,7 +100,13 @@ class Observatory:
 
     def _door(self, *, is_private: bool = False, is_moved: bool = False) -> Door:
         trust = Trust(self.settings.trusted_proxies)
-        return Door(self.token, trust, is_private=is_private, is_moved=is_moved)
+        return Door(
+            self.token,
+            trust,
+            public_url=self.settings.public_url,
+            is_private=is_private,
+            is_moved=is_moved,
+        )
 
     def _routes(self, door: Door) -> list[BaseRoute]:
         health = Health(self.process.ready, self.reporter, door)

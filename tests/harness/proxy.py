@@ -96,7 +96,7 @@ async def running_proxy(
     process = Process()
     async with web_app(loaded, clock, process, patience_s=patience_s) as web:
         transport = httpx.ASGITransport(web.app, raise_app_exceptions=True)
-        async with httpx.AsyncClient(transport=transport, base_url="http://proxy.test") as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://proxy") as client:
             yield Proxy(client, clock, store, web, loaded, process)
 
 

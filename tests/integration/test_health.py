@@ -341,6 +341,32 @@ async def test_this_host_and_private_networks_see_everything(start, peer):
             assert "feedproxy_requests_total" in (await client.get("/metrics")).text
 
 
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("127.0.0.1", "127.0.0.1:8080", "[::1]:8080", "[::1]", "10.1.2.3", "localhost", "LOCALHOST.:8080"),
+        *("proxy-1:8080", "feeds.example", "Feeds.Example:443"),
+    ],
+)
+async def test_a_name_that_nobody_else_can_have_lead_here_shows_everything(start, host):
+    async with start(PUBLIC_URL="https://feeds.example", ADMIN_TOKEN=ADMIN) as proxy:
+        assert "checks" in (await proxy.get("/health", host=host)).json()
+        assert "feedproxy_requests_total" in (await proxy.get("/metrics", host=host)).text
+        assert (await proxy.get("/ops", host=host)).status_code != 404
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["evil.example", "evil.example:8080", "127.0.0.1.evil.example", "feeds.example.evil.example", "a.b."],
+)
+async def test_a_page_that_has_its_name_lead_here_reads_nothing(start, host):
+    """DNS rebinding: the peer is the operator's own browser, the name the page's."""
+    async with start(PUBLIC_URL="https://feeds.example", ADMIN_TOKEN=ADMIN) as proxy:
+        assert await seen_by_strangers(proxy, "127.0.0.1", host=host) == {"status": "pass"}
+        right = {"authorization": f"Bearer {ADMIN}", "host": host}
+        assert "checks" in (await proxy.get("/health", **right)).json()
+
+
 async def test_the_admin_token_opens_from_anywhere(start):
     async with start(ADMIN_TOKEN=ADMIN) as proxy:
         transport = httpx.ASGITransport(proxy.web.app, client=(PUBLIC, 4711))
