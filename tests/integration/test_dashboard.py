@@ -172,9 +172,7 @@ class TestSessions:
 class TestOtherPages:
     """What pages of other sites can have a browser do that is logged in."""
 
-    @pytest.mark.parametrize(
-        "origin", ["https://evil.example", "null", "", "http://feeds.evil.example"]
-    )
+    @pytest.mark.parametrize("origin", ["https://evil.example", "null", "", "http://feeds.evil.example"])
     async def test_they_change_nothing(self, operator, proxy, origin):
         operator.headers["origin"] = origin
         assert await statuses(operator, WRITES) == {403}

@@ -183,22 +183,21 @@ async def test_a_child_that_hangs_is_replaced(tmp_path):
     valkey = EmbeddedValkey(settings.data_dir, memory_mb=64)
     with bind("127.0.0.1", 0) as listener, structlog.testing.capture_logs() as logs:
 
-        def pids(event: str) -> dict[int, int]:
-            return {told["slot"]: told["pid"] for told in logs if told["event"] == event}
-
         def ready() -> dict[int, int]:
-            return pids("web_ready") | pids("worker_ready")
+            of = ("web_ready", "worker_ready")
+            return {told["slot"]: told["pid"] for told in logs if told["event"] in of}
 
-        supervisor = Supervisor(settings, environ, listener=listener, valkey=valkey, hung_s=3.0)
+        def hung() -> set[int]:
+            return {told["pid"] for told in logs if told["event"] == "child_hung"}
+
+        supervisor = Supervisor(settings, environ, listener=listener, valkey=valkey, hung_s=4.0)
         running = asyncio.create_task(supervisor.run())
         try:
-            await until(lambda: ready().keys() == {0, 1}, deadline_s=DEADLINE_S, every_s=0.05)
+            await until(lambda: ready().keys() == {0, 1}, deadline_s=DEADLINE_S)
             stopped = ready()
             for pid in stopped.values():
                 os.kill(pid, signal.SIGSTOP)
-            await until(
-                lambda: stopped.items() <= pids("child_hung").items(), deadline_s=DEADLINE_S, every_s=0.05
-            )
+            await until(lambda: hung() >= set(stopped.values()), deadline_s=DEADLINE_S)
             await until(
                 lambda: all(ready()[slot] != stopped[slot] for slot in stopped),
                 deadline_s=DEADLINE_S,
