@@ -43,6 +43,7 @@ class Store:
         self._batches: set[asyncio.Task[None]] = set()
         self._born_at = clock.steady()
         self._loading: bool | None = None  # None: it has not answered yet
+        self._said_loading_at = 0.0
         self._refusals: dict[str, str] = {}  # by script, why its last run was refused
 
     @property
@@ -126,10 +127,12 @@ class Store:
 
     def _is_there(self, error: BaseException) -> bool:
         """One that loads, wants a password or moves the key is there: it costs nothing to ask it again."""
+        now = self._clock.steady()
         if isinstance(error, BusyLoadingError):
-            self._loading = True
+            self._loading, self._said_loading_at = True, now
         elif self._loading and not isinstance(error, (RedisTimeoutError, TimeoutError)):
-            self._loading = False  # it died of it
+            # Connections get lost; if there are none for a while, it has died of it.
+            self._loading = now - self._said_loading_at < START_UP_S
         return isinstance(error, (AuthenticationError, BusyLoadingError, *MOVING))
 
 

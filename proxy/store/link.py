@@ -46,7 +46,7 @@ class Link:
         self._watch: asyncio.TimerHandle | None = None
         self._answers = 0
         self.in_step = True
-        self._beating = False
+        self._was_warming = False  # when it was last found out of step
         self._slipped_at = 0.0  # on the clock of the loop
 
     @property
@@ -57,8 +57,8 @@ class Link:
     @property
     def warming(self) -> bool:
         """Whether a store that could not be asked so far may be about to answer: see Store.warming."""
-        # Its first answer, to a beat, is not the end of that beat.
-        return self._store.warming or (self._beating and not self.in_step)
+        # Its first answer, which may be a late one to anybody, is not yet the end of a beat.
+        return self._store.warming or (self._was_warming and not self.in_step)
 
     async def run(
         self,
@@ -102,7 +102,6 @@ class Link:
         self._own(quietly(), name)
 
     async def _beat(self, beats: Sequence[Callable[[Run], Awaitable[None]]]) -> None:
-        self._beating = True
         try:
             for beat in beats:
                 # A store that says no is there, and there is more that it may be told or asked.
@@ -110,12 +109,11 @@ class Link:
                     await beat(self._at_once)
         except StoreUnavailable:
             self._slip()
+            self._was_warming = self._store.warming
         else:
             if not self.in_step:
                 _log.info("store_in_step")
             self.in_step = True
-        finally:
-            self._beating = False
 
     async def _at_once(self, script: Script, keys: Sequence[str], args: Sequence[Any]) -> Any:
         return await self._patiently(script, keys, args, None)
@@ -180,6 +178,7 @@ class Link:
             _log.warning("store_out_of_step")
             self._slipped_at = asyncio.get_running_loop().time()
             self._slipped.set()
+            self._was_warming = self._store.warming
         self.in_step = False
 
     def _own(self, work: Awaitable[Any], name: str) -> asyncio.Task[Any]:

@@ -199,7 +199,7 @@ class TestEmbed:
             assert '<section class="feed" part="feed" lang="de"' in html
             assert "<html" not in html
         async with start() as proxy:
-            assert '"//proxy.test/widget-' in (await proxy.get("/embed/alice.test?fragment=1")).text
+            assert '"//proxy/widget-' in (await proxy.get("/embed/alice.test?fragment=1")).text
 
     async def test_where_sites_are_named_a_document_does_not_ask(self, start, alice):
         # It is sandboxed: no list of sites can name it. A fragment is a part of a site.
@@ -298,7 +298,7 @@ class TestFirstPage:
 
     async def test_it_loads_nothing_from_elsewhere(self, start):
         async with start() as proxy:
-            page = (await proxy.get("/")).text.replace("http://proxy.test/", "/").replace("{base}/", "/")
+            page = (await proxy.get("/")).text.replace("http://proxy/", "/").replace("{base}/", "/")
             for source in re.findall(r'(?:src|href)="([^"]+)"', page):
                 assert source.startswith(("/", "data:,", "https://bsky.app"))
             for path in ("/home.js", "/home.css"):
