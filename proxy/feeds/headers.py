@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from proxy.feeds.entry import CODINGS
@@ -43,20 +43,27 @@ class Manner:
         return "*" in self.cors_origins
 
 
-def accepted_coding(accept_encoding: str | None, available: Mapping[str, bytes]) -> str:
-    """The coding of an answer: among those `available` and liked most, the one we like best."""
+def liked_codings(accept_encoding: str | None) -> tuple[str, ...]:
+    """The codings that a client likes no less than none at all, best first; of equals, as we like them."""
     weights: dict[str, float] = {}
     for item in (accept_encoding or "").lower().split(","):
         match = _CODING.fullmatch(item.strip())
         if match is not None:
             weights[match[1]] = float(match[2] or 1)
-    rest = weights.get("*", 0.0)
-    best, best_weight = "identity", 0.0
-    for coding in CODINGS:
-        weight = weights.get(coding, rest)
-        if coding in available and weight > best_weight:
-            best, best_weight = coding, weight
-    return best if best_weight >= weights.get("identity", 0.0) else "identity"
+    rest, none_at_all = weights.get("*", 0.0), weights.get("identity", 0.0)
+    liked = {coding: weights.get(coding, rest) for coding in CODINGS}
+    allowed = [coding for coding, weight in liked.items() if weight > 0 and weight >= none_at_all]
+    return tuple(sorted(allowed, key=lambda coding: -liked[coding]))
+
+
+def accepted_coding(accept_encoding: str | None, available: Mapping[str, bytes]) -> str:
+    """The coding of an answer: among those `available` and liked most, the one we like best."""
+    return first_coding(liked_codings(accept_encoding), available)
+
+
+def first_coding(liked: Sequence[str], available: Mapping[str, bytes]) -> str:
+    """The first of the `liked` codings that is `available`."""
+    return next((coding for coding in liked if coding in available), "identity")
 
 
 def cors(manner: Manner, origin: str | None) -> Headers:
@@ -69,6 +76,12 @@ def cors(manner: Manner, origin: str | None) -> Headers:
             (b"access-control-expose-headers", _EXPOSED),
         ]
     return []
+
+
+def listed_origin(manner: Manner, origin: str | None) -> str | None:
+    """`origin` if the answer to it is another than to none."""
+    listed = not manner.any_origin and origin is not None and origin.lower() in manner.cors_origins
+    return origin if listed else None
 
 
 def preflight(manner: Manner, origin: str | None, wanted: str | None) -> Headers:

@@ -33,7 +33,7 @@ class Held:
     as_of: int = 0
     from_future: bool = False
     # By what clients said of codings and origin; see hits.py.
-    written: dict[tuple[str | None, ...], Written] = field(default_factory=dict, compare=False, repr=False)
+    written: dict[tuple[object, ...], Written] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def asked_at(self) -> float:

@@ -26,7 +26,7 @@ from proxy.feeds.service import FeedService
 MAX_TARGETS: Final = 4096
 MAX_HEADS: Final = 1024
 MAX_HEAD_BYTES: Final = 4096
-# Wishes of clients (codings, origins) for which one answer is kept ready.
+# Wishes of clients (ranks of codings, listed origins) for which one answer is kept ready.
 MAX_WRITTEN: Final = 16
 
 _BEGIN: Final = b"GET /xrpc/"
@@ -130,7 +130,7 @@ class Hits:
             found.setdefault(match[1].lower(), []).append(match[2].strip(b" \t").decode("ascii"))
         if not found.keys() <= _CHOOSING | _SECRET or len(found.get(b"host", ())) != 1:
             return None
-        terms = Terms(_joined(found.get(b"accept-encoding")), _joined(found.get(b"origin")))
+        terms = self._replies.terms(_joined(found.get(b"accept-encoding")), _joined(found.get(b"origin")))
         if found.keys().isdisjoint(_SECRET):
             self._terms.put(fields, terms)
         return terms

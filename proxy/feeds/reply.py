@@ -12,11 +12,13 @@ from proxy.errors import Rejected, UpstreamError
 from proxy.feeds.headers import (
     Headers,
     Manner,
-    accepted_coding,
     cache_status,
     cors,
     etag_matches,
+    first_coding,
     freshness_headers,
+    liked_codings,
+    listed_origin,
     vary,
 )
 from proxy.feeds.held import Held
@@ -26,9 +28,12 @@ _JSON = b"application/json; charset=utf-8"
 
 
 class Terms(NamedTuple):
-    """What else than its target chooses the reply to a request, as it says it; None where it says nothing."""
+    """What else than its target chooses the reply to a request: as little as makes a difference.
 
-    accept_encoding: str | None = None
+    There are few distinct `codings` (liked, best first) and `origin`s, whatever clients write.
+    """
+
+    codings: tuple[str, ...] = ()
     origin: str | None = None
     if_none_match: str | None = None
 
@@ -49,10 +54,16 @@ class Replies:
         self._manner = manner
         self._clock = clock
 
+    def terms(
+        self, accept_encoding: str | None, origin: str | None, if_none_match: str | None = None
+    ) -> Terms:
+        """The terms of a request that says this in its head; None where it says nothing."""
+        return Terms(liked_codings(accept_encoding), listed_origin(self._manner, origin), if_none_match)
+
     def serve(self, answer: Answer, held: Held, nsid: str, terms: Terms) -> Reply:
         """The stored answer `held`, in the coding that the client likes best."""
         entry, now = held.entry, self._clock.steady()
-        coding = accepted_coding(terms.accept_encoding, entry.bodies)
+        coding = first_coding(terms.codings, entry.bodies)
         etag = entry.etag(coding)
         headers = [
             (b"cache-status", cache_status(answer, now)),

@@ -16,7 +16,7 @@ from proxy.feeds.headers import Manner, preflight
 from proxy.feeds.hits import Hits
 from proxy.feeds.key import FeedKey, canonical_key
 from proxy.feeds.methods import METHODS
-from proxy.feeds.reply import Replies, Reply, Terms
+from proxy.feeds.reply import Replies, Reply
 from proxy.feeds.service import Answer, FeedService, Served
 
 _HITS = frozenset((Served.HIT, Served.STALE_WHILE_REVALIDATE, Served.STALE_IF_ERROR))
@@ -60,7 +60,9 @@ class FeedRoutes:
         await send({"type": "http.response.body", "body": body})
 
     async def _reply(self, scope: Scope, request: Mapping[str, str]) -> Reply:
-        terms = Terms(request.get("accept-encoding"), request.get("origin"), request.get("if-none-match"))
+        terms = self._replies.terms(
+            request.get("accept-encoding"), request.get("origin"), request.get("if-none-match")
+        )
         nsid, asked_at = None, self._clock.steady()
         try:
             nsid = _nsid(scope)

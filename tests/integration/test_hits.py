@@ -15,6 +15,7 @@ from harness.upstream import json_response, xrpc_error
 from harness.waiting import until
 from harness.wire import Wire
 from proxy.feeds.hits import MAX_HEADS, MAX_TARGETS
+from proxy.feeds.key import canonical_key
 from proxy.runtime import web_server
 
 DATE = re.compile(rb"date: [^\r]+\r\n")
@@ -117,6 +118,18 @@ async def test_codings(ways, accept):
         await ways.taken(head("Host: proxy.test", "accept-encoding:gzip", f"ACCEPT-ENCODING:  {accept} "))
         == 1
     )
+
+
+async def test_wishes_that_make_no_difference_share_an_answer(ways):
+    memory = ways.proxy.web.reading.caches.memory
+    nsid, _, query = FEED.removeprefix("/xrpc/").partition("?")
+    held = memory.peek(canonical_key(nsid, query.encode(), labelers=None, language=None).digest)
+    for number in range(100):
+        wish = f"zstd;q=0.5, gzip;q=0.{number:03}, x-{number}-{'x' * 3000}"
+        fields = (f"Accept-Encoding: {wish}", f"Origin: https://{number}.example", "Cookie: a=b")
+        assert await ways.taken(head("Host: p", *fields)) == 1
+    assert 0 < len(held.written) <= 3
+    assert len(repr(list(held.written))) < 1000
 
 
 async def test_age_and_ttl_go_on(ways):
