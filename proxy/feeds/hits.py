@@ -36,7 +36,7 @@ _PLAIN = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t -~]*\r\n)+\r\n")
 # The fields that matter. Of those in the first line a plain head may have some, of the others none.
 _FIELD = re.compile(
     rb"^(host|accept-encoding|origin|cookie|authorization|proxy-authorization"
-    rb"|connection|content-length|expect|transfer-encoding|upgrade"
+    rb"|connection|content-length|expect|proxy-connection|transfer-encoding|upgrade"
     rb"|atproto-accept-labelers|if-none-match):([^\r]*)",
     re.IGNORECASE | re.MULTILINE,
 )

@@ -97,7 +97,7 @@ def _headers_of(scope: Scope) -> dict[str, str]:
     """Request headers by lower-case name; repeated ones are joined, as lists are (RFC 9110 §5.3)."""
     headers: dict[str, str] = {}
     for raw_name, raw_value in scope["headers"]:
-        name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
+        name, value = raw_name.decode("latin-1"), raw_value.strip(b" \t").decode("latin-1")
         headers[name] = f"{headers[name]}, {value}" if name in headers else value
     return headers
 

@@ -132,6 +132,22 @@ async def test_wishes_that_make_no_difference_share_an_answer(ways):
     assert len(repr(list(held.written))) < 1000
 
 
+@pytest.mark.parametrize("blank", ["", " ", "\t \t"])
+@pytest.mark.parametrize(
+    "origin", ["https://blog.example", "HTTPS://Blog.example", "https://b.example", "null"]
+)
+async def test_listed_origins(start, upstream, origin, blank):
+    upstream.answer = lambda _request: json_response({"feed": []})
+    async with start(clock=FakeClock(), CORS_ORIGINS="https://blog.example") as proxy:
+        ways = Ways(proxy)
+        for _ in range(2):
+            await proxy.get(FEED)
+        assert await ways.taken(head("Host: p", f"Origin:{blank}{origin}{blank}")) == 1
+        allowed = b"access-control-allow-origin: " + origin.encode() + b"\r\n"
+        answer = await ways.same(head("Host: p", f"Origin:{blank}{origin}{blank}"))
+        assert (allowed in answer) == (origin.lower() == "https://blog.example")
+
+
 async def test_age_and_ttl_go_on(ways):
     """Age is true to the second; what else counts seconds may lag behind by the one that is passing."""
     seen = set()
@@ -217,6 +233,7 @@ NOT_PLAIN = {
     "HTTP/2 in clear text": head(*BROWSER, "Upgrade: h2c"),
     "the last request": head(*BROWSER, "Connection: close"),
     "keep-alive": head(*BROWSER, "Connection: keep-alive"),
+    "the last request, said as of old": head(*BROWSER, "Proxy-Connection: close"),
     "two hosts": head(*BROWSER, "Host: other.test"),
     "no host": head("Accept: */*"),
     "no field": head(),
