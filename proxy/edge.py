@@ -1,7 +1,7 @@
 """The listener's limits: how large and slow a request may be, and how many connections there are.
 
-uvicorn accepts heads of any size at any pace and has no timer before a connection's first request; this is
-its HTTP protocol with bounds.
+uvicorn accepts heads of any size at any pace, has no timer before a connection's first request, and waits for
+ever for a client to read; this is its HTTP protocol with bounds.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from proxy.clients import IpNetwork, Trust, address_of, name_of
 MAX_HEAD_BYTES: Final = 16 * 1024
 HEAD_S: Final = 10.0
 BODY_S: Final = 30.0
+# A client that takes nothing of its answers for so long has gone.
+SEND_S: Final = 60.0
 # Requests that wait for their turn on one connection; what follows them waits unparsed.
 MAX_PIPELINED: Final = 8
 _SLICE_BYTES: Final = 4096
@@ -139,6 +141,7 @@ class EdgeProtocol(HttpToolsProtocol):
         self._held_back = b""  # received, and not to be parsed before some answers have gone out
         self._timer: asyncio.TimerHandle | None = None
         self._timed_part: _Part | None = None
+        self._reading: asyncio.TimerHandle | None = None  # while it is in doubt whether the client reads
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Refuse the connection if there are too many."""
@@ -153,6 +156,7 @@ class EdgeProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Give the connection's place back."""
         self._unwatch()
+        self._unwatch_reading()
         if self._admitted:
             self._admitted = False
             self._limits.release(self._peer)
@@ -165,9 +169,21 @@ class EdgeProtocol(HttpToolsProtocol):
         elif self._short_cut is None or not self._answered(data, self._short_cut):
             self._feed(data)
 
+    def pause_writing(self) -> None:
+        """Answers pile up: see to it that the client reads at all."""
+        super().pause_writing()
+        self._watch_reading()
+
+    def resume_writing(self) -> None:
+        """It does."""
+        self._unwatch_reading()
+        super().resume_writing()
+
     def on_response_complete(self) -> None:
         """Go on with what was held back."""
         super().on_response_complete()
+        if self.transport.is_closing():
+            self._watch_reading()
         held_back, self._held_back = self._held_back, b""
         self._feed(held_back)
         if self.pipeline:
@@ -180,6 +196,7 @@ class EdgeProtocol(HttpToolsProtocol):
             self.timeout_keep_alive_task = self.loop.call_later(left_s, self.timeout_keep_alive_handler)
         else:
             super().timeout_keep_alive_handler()
+            self._watch_reading()
 
     def _answered(self, data: bytes, short_cut: ShortCut) -> bool:
         """Whether `data` was a request that took the short cut; only if nothing else is under way."""
@@ -310,6 +327,24 @@ class EdgeProtocol(HttpToolsProtocol):
             self._timer.cancel()
         self._timer = self._timed_part = None
 
+    def _watch_reading(self) -> None:
+        """End the connection when nothing of what was written goes out."""
+        unread_bytes = self.transport.get_write_buffer_size()
+        if unread_bytes and self._reading is None:
+            self._reading = self.loop.call_later(SEND_S, self._reads_nothing, unread_bytes)
+
+    def _unwatch_reading(self) -> None:
+        if self._reading is not None:
+            self._reading.cancel()
+            self._reading = None
+
+    def _reads_nothing(self, before_bytes: int) -> None:
+        self._reading = None
+        if self.transport.get_write_buffer_size() >= before_bytes:
+            self.transport.abort()
+        else:
+            self._watch_reading()
+
     def _too_slow(self) -> None:
         self._timer = self._timed_part = None
         if self._part is _Part.IDLE:
@@ -341,6 +376,7 @@ class EdgeProtocol(HttpToolsProtocol):
         head = b"".join(b"%b: %b\r\n" % line for line in lines)
         self.transport.write(b"".join((STATUS_LINE[status], head, more, b"\r\n", body)))
         self.transport.close()
+        self._watch_reading()
 
     def _owes(self) -> bool:
         """Whether an answer given now would be taken for that of another request."""

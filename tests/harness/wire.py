@@ -25,6 +25,7 @@ class Wire(asyncio.Transport):
         self.reads = reads
         self.unread_bytes = 0
         self.paused = False
+        self.aborted = False
         self._closing = False
         self._loop = asyncio.get_running_loop()
         self.protocol = config.http_protocol_class(config=config, server_state=state, app_state={})
@@ -63,6 +64,9 @@ class Wire(asyncio.Transport):
     def writelines(self, list_of_data: object) -> None:
         self.write(b"".join(list_of_data))
 
+    def get_write_buffer_size(self) -> int:
+        return self.unread_bytes
+
     def is_closing(self) -> bool:
         return self._closing
 
@@ -70,7 +74,7 @@ class Wire(asyncio.Transport):
         self._closing = True
 
     def abort(self) -> None:
-        self._closing = True
+        self._closing = self.aborted = True
 
     def pause_reading(self) -> None:
         """Chunks are delivered one by one: there is nothing to hold back."""

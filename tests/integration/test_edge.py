@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import json
+import socket
 
 import pytest
 
 from harness.proxy import feed, listening_proxy
+from harness.upstream import json_response
 from harness.waiting import until
+from harness.wire import Wire
 from proxy.edge import MAX_PIPELINED, ConnectionLimits, EdgeProtocol
+from proxy.runtime import web_server
 
 
 async def exchange(address, data, *, then=b"", pause=None):
@@ -47,6 +52,7 @@ def quick(monkeypatch):
     """The listener's patience, shortened."""
     monkeypatch.setattr("proxy.edge.HEAD_S", 0.3)
     monkeypatch.setattr("proxy.edge.BODY_S", 0.3)
+    monkeypatch.setattr("proxy.edge.SEND_S", 0.3)
 
 
 async def test_an_ordinary_request(start, upstream):
@@ -258,6 +264,63 @@ async def test_a_pipeline_without_end_is_bounded(start, upstream, monkeypatch):
                 answers += (await reader.read(1 << 20)).count(b"HTTP/1.1 200 OK")
         writer.transport.abort()
     assert upstream.count == 1
+
+
+LARGE = json_response({"feed": ["x" * 1000] * 1900})  # four are more than kernels hold for a connection
+
+
+async def unread(address, *chunks, window_bytes=4096):
+    """The socket of a client that has sent `chunks` and not read yet."""
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, window_bytes)
+    client.setblocking(False)  # noqa: FBT003
+    await asyncio.get_running_loop().sock_connect(client, address)
+    for data in chunks:
+        await asyncio.get_running_loop().sock_sendall(client, data)
+        await asyncio.sleep(0.02)  # so that each is a read of its own
+    return client
+
+
+@pytest.mark.parametrize("hits", [0, 1], ids=["the ordinary way", "the short way"])
+async def test_who_reads_nothing_is_not_waited_for(start, upstream, quick, monkeypatch, hits):
+    limits = ConnectionLimits(total=100, per_client=100)
+    monkeypatch.setattr("proxy.runtime._connection_limits", lambda _settings: limits)
+    upstream.answer = lambda _request: LARGE
+    async with start() as proxy, listening_proxy(proxy) as address:
+        for _ in range(hits + 1):
+            await proxy.get(feed())
+        one = request(feed()).replace(b"Connection: close\r\n", b"")
+        with contextlib.ExitStack() as stuck:
+            for chunks in ([one] * 4, [one * 4], [one * 3 + request(feed())]):
+                stuck.enter_context(await unread(address, *chunks))
+            await until(lambda: limits.open == 3)
+            await until(lambda: limits.open == 0, deadline_s=20)
+
+
+@pytest.mark.parametrize("fields", ["", "Connection: close\r\n"], ids=["idle", "about to be closed"])
+async def test_who_leaves_a_little_unread_is_not_waited_for(start, upstream, quick, fields):
+    async with start() as proxy:
+        wire = Wire(web_server(proxy.web.app, proxy.settings), reads=False)
+        wire.protocol.timeout_keep_alive = 0.05
+        await wire.send(f"GET {feed()} HTTP/1.1\r\nHost: p\r\n{fields}\r\n".encode())
+        assert not wire.paused
+        await until(lambda: wire.aborted)
+
+
+async def test_who_reads_slowly_is_waited_for(start, upstream, monkeypatch):
+    monkeypatch.setattr("proxy.edge.SEND_S", 1.5)
+    upstream.answer = lambda _request: LARGE
+    loop = asyncio.get_running_loop()
+    async with start() as proxy, listening_proxy(proxy) as address:
+        one = request(feed()).replace(b"Connection: close\r\n", b"")
+        with await unread(address, one, one, one, request(feed()), window_bytes=1 << 20) as client:
+            began_at, length = loop.time(), 0
+            async with asyncio.timeout(60):
+                while data := await loop.sock_recv(client, 32_768):
+                    length += len(data)
+                    await asyncio.sleep(0.02)  # how slowly it reads is what the test is about
+    assert length > 4 * 1_900_000
+    assert loop.time() - began_at > 2 * 1.5
 
 
 async def test_answers_that_are_owed_go_out_before_a_refusal(start, upstream):
