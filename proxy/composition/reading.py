@@ -28,7 +28,7 @@ from proxy.feeds.failing import FIRST_S, FailingKeys
 from proxy.feeds.fill import Caches, Filler
 from proxy.feeds.headers import Manner
 from proxy.feeds.held import Held
-from proxy.feeds.hits import Hits
+from proxy.feeds.hits import RECHECK_S, Hits
 from proxy.feeds.leases import Leases
 from proxy.feeds.memory import MemoryCache
 from proxy.feeds.policy import Rules, longest_life_s, policy_of
@@ -174,7 +174,8 @@ async def reading(
         actors = Actors(settings.actors, service.answer)
         trust = Trust(settings.trusted_proxies, settings.client_exempt)
         reads = ReadTally(tally)
-        hits = Hits(service, caches.memory, replies, reads, clock)
+        forget_s = math.inf if settings.actors is None else RECHECK_S
+        hits = Hits(service, caches.memory, replies, reads, clock, forget_s=forget_s)
         yield Reading(
             service=service,
             hits=hits,

@@ -25,6 +25,8 @@ from proxy.feeds.service import FeedService
 
 MAX_TARGETS: Final = 4096
 MAX_HEADS: Final = 1024
+# Where only some accounts are served: which those are changes when handles move, and is seen so much later.
+RECHECK_S: Final = 60.0
 MAX_HEAD_BYTES: Final = 4096
 # Wishes of clients (ranks of codings, listed origins) for which one answer is kept ready.
 MAX_WRITTEN: Final = 16
@@ -64,6 +66,10 @@ class _Bounded(Generic[K, V]):
             del self._items[next(iter(self._items))]
         self._items[key] = value
 
+    def clear(self) -> None:
+        """Forget everything."""
+        self._items.clear()
+
 
 class Hits:
     """What was lately asked for, as raw bytes, with the answers to it."""
@@ -75,6 +81,8 @@ class Hits:
         replies: Replies,
         reads: ReadTally,
         clock: Clock,
+        *,
+        forget_s: float = math.inf,
     ) -> None:
         self._service = service
         self._memory = memory
@@ -84,6 +92,8 @@ class Hits:
         self._clock = clock
         self._questions: _Bounded[bytes, FeedKey] = _Bounded(MAX_TARGETS)
         self._terms: _Bounded[bytes, Terms] = _Bounded(MAX_HEADS)
+        self._forget_s = forget_s  # after which the ordinary way has to allow a question again
+        self._forget_at = clock.steady() + forget_s
 
     @property
     def remembered(self) -> tuple[int, int]:
@@ -140,6 +150,10 @@ class Hits:
 
         Whether a refresh that is under way fails is seen after that second.
         """
+        if self._clock.steady() >= self._forget_at:
+            self._questions.clear()
+            self._forget_at = self._clock.steady() + self._forget_s
+            return None
         answer = self._service.at_once(key)
         if answer is None or answer.held is None:
             return None

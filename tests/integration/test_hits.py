@@ -148,6 +148,25 @@ async def test_listed_origins(start, upstream, origin, blank):
         assert (allowed in answer) == (origin.lower() == "https://blog.example")
 
 
+async def test_who_is_no_longer_served_is_seen(start, upstream):
+    """The account listed by its handle has moved to another DID; readers go on to ask for the old one."""
+    did = {"is": "did:plc:aaaaaaaaaaaaaaaaaaaaaaaa"}
+    upstream.answer = lambda request: json_response(
+        {"did": did["is"]} if "resolveHandle" in request.target else {"feed": []}
+    )
+    async with start(clock=FakeClock(), CACHE_TTL=60, ACTORS="alice.test") as proxy:
+        ways, target = Ways(proxy), feed(did["is"])
+        for _ in range(2):
+            await proxy.get(target)
+        assert await ways.taken(head("Host: p", target=target)) == 1
+        did["is"] = "did:plc:bbbbbbbbbbbbbbbbbbbbbbbb"
+        for _ in range(6):
+            await proxy.pass_time(40)
+            await ways.both(head("Host: p", target=target))
+        answer = await ways.same(head("Host: p", target=target))
+        assert answer.startswith(b"HTTP/1.1 403 ")
+
+
 async def test_age_and_ttl_go_on(ways):
     """Age is true to the second; what else counts seconds may lag behind by the one that is passing."""
     seen = set()
