@@ -53,6 +53,13 @@ class Connection:
         self._writer.close()
 
 
+def all_good(answers: list[Answered]) -> None:
+    """Raises RuntimeError for refusals, which are quick and spare the origin."""
+    statuses = {answer.status for answer in answers}
+    if statuses != {200}:
+        raise RuntimeError(f"answered with {sorted(statuses)}")
+
+
 def percentile_ms(answers: list[Answered], share: float) -> float:
     """The time in which that share of the answers came."""
     times = sorted(answer.took_s for answer in answers)

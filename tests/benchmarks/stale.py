@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
-from tests.benchmarks.client import Answered, Connection, percentile_ms
+from tests.benchmarks.client import Answered, Connection, all_good, percentile_ms
 from tests.benchmarks.servers import Server, asked, feedproxy, get, nginx, origin, varnish
 from tests.benchmarks.table import middle, options, show
 
@@ -41,6 +41,7 @@ def run(server: Server, source: Server, name: str) -> tuple[float, float, float]
         get(server.port, target)
     before = sum(asked(source, target) for target in targets)
     answers = asyncio.run(load(server.port, targets))
+    all_good(answers)
     refreshes = sum(asked(source, target) for target in targets) - before
     return percentile_ms(answers, 0.5), percentile_ms(answers, 0.99), refreshes / FEEDS / RUN_S
 

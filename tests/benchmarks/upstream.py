@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 
-from tests.benchmarks.client import Answered, Connection
+from tests.benchmarks.client import Answered, Connection, all_good
 from tests.benchmarks.servers import asked, feedproxy, origin
 from tests.benchmarks.table import options, show
 
@@ -64,6 +64,7 @@ def main() -> None:
     for _ in range(chosen.rounds):
         with origin() as source, feedproxy(source, CACHE_TTL=TTL_S) as server:
             trace = asyncio.run(read(server.port))
+            all_good([answer for _, answer in trace])
             ours = sum(asked(source, target(feed)) for feed in range(FEEDS))
         best = ideal(trace)
         rows.append(
