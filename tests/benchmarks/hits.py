@@ -36,6 +36,7 @@ HEAD = {
     "sec-ch-ua-mobile": "?0",
     "sec-ch-ua-platform": '"Linux"',
 }
+BARE = ("asgi", "protocol")
 CODINGS = {"identity": "identity", "compressed": "gzip, deflate, br, zstd"}
 
 
@@ -77,27 +78,28 @@ def _run(command: list[str], cpus: str | None) -> str:
 
 
 @contextlib.contextmanager
-def competitors(workers: int) -> Iterator[list[Server]]:
-    """All servers, warm, on the first processor if they have one worker."""
+def competitors(workers: int) -> Iterator[dict[str, list[Server]]]:
+    """The servers for each coding, warm, on the first processor if they have one worker.
+
+    Those that write a constant write what we send for that coding.
+    """
     cpus = "0" if workers == 1 else None
     with contextlib.ExitStack() as stack:
         source = stack.enter_context(origin())
-        body = get(source.port, TARGET)[1]
-        servers = [
-            stack.enter_context(feedproxy(source, workers=workers, cpus=cpus)),
-            stack.enter_context(nginx(source, workers=workers, cpus=cpus)),
-        ]
+        ours = stack.enter_context(feedproxy(source, workers=workers, cpus=cpus))
+        servers = [ours, stack.enter_context(nginx(source, workers=workers, cpus=cpus))]
+        bare: dict[str, list[Server]] = {coding: [] for coding in CODINGS}
         if workers == 1:
-            servers += [
-                stack.enter_context(varnish(source, cpus=cpus)),
-                stack.enter_context(constant("asgi", body, cpus=cpus)),
-                stack.enter_context(constant("protocol", body, cpus=cpus)),
-            ]
+            servers.append(stack.enter_context(varnish(source, cpus=cpus)))
         for server in servers:
             for accept in CODINGS.values():
                 for _ in range(20):
                     get(server.port, TARGET, {"Accept-Encoding": accept})
-        yield servers
+        if workers == 1:
+            for coding, accept in CODINGS.items():
+                body = get(ours.port, TARGET, {"Accept-Encoding": accept})[1]
+                bare[coding] = [stack.enter_context(constant(kind, body, cpus=cpus)) for kind in BARE]
+        yield {coding: [*servers, *bare[coding]] for coding in CODINGS}
 
 
 def measure(workers: int, rounds: int) -> list[dict[str, object]]:
@@ -106,13 +108,13 @@ def measure(workers: int, rounds: int) -> list[dict[str, object]]:
     with competitors(workers) as servers:
         for _ in range(rounds):
             for coding, accept in CODINGS.items():
-                for server in servers:
+                for server in servers[coding]:
                     wall, cpu = peak(server, accept, cpus)
                     per_s[coding, server.name].append(wall)
                     per_cpu_s[coding, server.name].append(cpu)
         for _ in range(rounds):
             for coding, accept in CODINGS.items():
-                for server in servers:
+                for server in servers[coding]:
                     half = middle(per_s[coding, "nginx"]) / 2
                     tails_ms[coding, server.name].append(p99_ms(server, accept, half, cpus))
     return [
