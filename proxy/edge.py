@@ -9,16 +9,13 @@ from __future__ import annotations
 import asyncio
 import enum
 import json
-from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from proxy.clients import IpNetwork, Trust, address_of, name_of
+from proxy.crowd import ConnectionLimits
 
 MAX_HEAD_BYTES: Final = 16 * 1024
 HEAD_S: Final = 10.0
@@ -31,61 +28,13 @@ _SLICE_BYTES: Final = 4096
 # After SIGTERM an idle connection may still bring a request that was under way.
 LINGER_S: Final = 0.25
 
-
-@dataclass(slots=True, kw_only=True)
-class ConnectionLimits:
-    """How many connections there may be, in all and from one client.
-
-    A client is an IPv4 address or an IPv6 /64. Peers of this host, and those in `trusted` (proxies, which
-    speak for many), are bound by the total alone.
-    """
-
-    total: int
-    per_client: int
-    trusted: Sequence[IpNetwork] = ()
-    _open: int = 0
-    _by_client: Counter[str] = field(default_factory=Counter)
-
-    @property
-    def open(self) -> int:
-        """How many there are."""
-        return self._open
-
-    def admit(self, peer: str | None) -> bool:
-        """Count one more connection from `peer` (None: a unix socket); False if that is one too many."""
-        client = self._client(peer)
-        if self._open >= self.total or (client and self._by_client[client] >= self.per_client):
-            return False
-        self._open += 1
-        if client:
-            self._by_client[client] += 1
-        return True
-
-    def release(self, peer: str | None) -> None:
-        """A connection that was admitted has ended."""
-        client = self._client(peer)
-        self._open -= 1
-        if client:
-            self._by_client[client] -= 1
-            if not self._by_client[client]:
-                del self._by_client[client]
-
-    def _client(self, peer: str | None) -> str | None:
-        """The name under which `peer` is counted, None if it is not."""
-        address = None if peer is None else address_of(peer)
-        return None if address is None or Trust(self.trusted).trusts(address) else name_of(address)
-
-
-# Head and body of the answer to what was received, where that is one request which can be answered at once;
-# the second argument are the headers that begin every head.
-ShortCut = Callable[[bytes, list[tuple[bytes, bytes]]], tuple[bytes, bytes] | None]
+Headers = list[tuple[bytes, bytes]]
 
 
 class EdgeConfig(uvicorn.Config):
     """uvicorn's configuration with the limits that EdgeProtocol keeps.
 
-    `any_origin` says whether scripts of any site may read what is said below ASGI. With an access log there
-    is no short cut.
+    `any_origin` says whether scripts of any site may read what is said below ASGI.
     """
 
     def __init__(
@@ -94,16 +43,17 @@ class EdgeConfig(uvicorn.Config):
         *,
         limits: ConnectionLimits,
         any_origin: bool,
-        short_cut: ShortCut | None = None,
+        http: type[EdgeProtocol] | None = None,
         **options: Any,
     ) -> None:
-        super().__init__(app, http=EdgeProtocol, **options)
+        super().__init__(app, http=http or EdgeProtocol, **options)
         self.limits = limits
         self.any_origin = any_origin
-        self.short_cut = None if self.access_log else short_cut
 
 
-class _Part(enum.Enum):
+class Part(enum.Enum):
+    """Of a request, what is being received."""
+
     IDLE = enum.auto()
     HEAD = enum.auto()
     BODY = enum.auto()
@@ -128,19 +78,17 @@ class EdgeProtocol(HttpToolsProtocol):
         super().__init__(config, server_state, app_state, _loop)
         self._limits = config.limits
         self._any_origin = config.any_origin
-        self._short_cut = config.short_cut
-        self._heard_at = 0.0  # by the loop's clock, the last request that took the short cut
         self._peer: str | None = None
         self._admitted = False
         self._draining = False
         self._deaf = False  # nothing more is parsed
-        self._part = _Part.IDLE
+        self._part = Part.IDLE
         self._head_bytes = 0  # of the head's lines that are complete
         self._unparsed_bytes = 0  # received for a head that is not complete yet
         self._completed = False  # whether a message ended in the current read
         self._held_back = b""  # received, and not to be parsed before some answers have gone out
         self._timer: asyncio.TimerHandle | None = None
-        self._timed_part: _Part | None = None
+        self._timed_part: Part | None = None
         self._reading: asyncio.TimerHandle | None = None  # while it is in doubt whether the client reads
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -149,9 +97,9 @@ class EdgeProtocol(HttpToolsProtocol):
         self._peer = self.client[0] if self.client else None
         self._admitted = self._limits.admit(self._peer)
         if self._admitted:
-            self._watch(_Part.HEAD)
+            self._watch(Part.HEAD)
         else:
-            self._end_with(503, "UpstreamUnavailable", "too many connections", b"retry-after: 1\r\n")
+            self._end_with(503, "UpstreamUnavailable", "too many connections", [(b"retry-after", b"1")])
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Give the connection's place back."""
@@ -166,7 +114,7 @@ class EdgeProtocol(HttpToolsProtocol):
         """Parse, as long as not too many requests wait for their answers."""
         if self._held_back:
             self._held_back += data
-        elif self._short_cut is None or not self._answered(data, self._short_cut):
+        else:
             self._feed(data)
 
     def pause_writing(self) -> None:
@@ -190,39 +138,9 @@ class EdgeProtocol(HttpToolsProtocol):
             self.flow.pause_reading()  # uvicorn reads on after each answer, however many are owed
 
     def timeout_keep_alive_handler(self) -> None:
-        """Close the connection, unless it was in use: the short cut does not set the timer anew each time."""
-        left_s = self._heard_at + self.timeout_keep_alive - self.loop.time()
-        if left_s > 0:
-            self.timeout_keep_alive_task = self.loop.call_later(left_s, self.timeout_keep_alive_handler)
-        else:
-            super().timeout_keep_alive_handler()
-            self._watch_reading()
-
-    def _answered(self, data: bytes, short_cut: ShortCut) -> bool:
-        """Whether `data` was a request that took the short cut; only if nothing else is under way."""
-        cycle = self.cycle
-        if (
-            self._part is not _Part.IDLE
-            or (cycle is not None and not (cycle.response_complete and cycle.keep_alive))
-            or self.flow.write_paused
-            or self._draining
-            or not self._admitted
-            or self._deaf
-        ):
-            return False
-        answer = short_cut(data, self.server_state.default_headers)
-        if answer is None:
-            return False
-        self.transport.writelines(answer)
-        self.server_state.total_requests += 1
-        self._heard_at = self.loop.time()
-        if self._timer is not None:
-            self._unwatch()
-        if self.timeout_keep_alive_task is None:
-            self.timeout_keep_alive_task = self.loop.call_later(
-                self.timeout_keep_alive, self.timeout_keep_alive_handler
-            )
-        return True
+        """Close the connection, which brings nothing more."""
+        super().timeout_keep_alive_handler()
+        self._watch_reading()
 
     def _feed(self, data: bytes) -> None:
         while data and self._admitted and not (self._deaf or self.transport.is_closing()):
@@ -240,7 +158,7 @@ class EdgeProtocol(HttpToolsProtocol):
         super().data_received(data)
         if self.transport.is_closing():
             return
-        if self._part is _Part.HEAD:
+        if self._part is Part.HEAD:
             # Of a read in which another message ended, who knows how much was of this head.
             self._unparsed_bytes += 0 if self._completed else len(data)
             if self._unparsed_bytes > MAX_HEAD_BYTES:
@@ -251,7 +169,7 @@ class EdgeProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """A head begins."""
         super().on_message_begin()
-        self._part = _Part.HEAD
+        self._part = Part.HEAD
         self._head_bytes = self._unparsed_bytes = 0
 
     def on_url(self, url: bytes) -> None:
@@ -266,9 +184,7 @@ class EdgeProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """The head is there; while draining, its answer is the last on this connection."""
-        self._part = _Part.BODY
-        if self.parser.should_upgrade():
-            self._short_cut = None  # who knows what the parser takes the rest for
+        self._part = Part.BODY
         super().on_headers_complete()
         # Whoever waits for leave to send a body may never send it: what follows could be anything.
         if self.cycle is not None and (self._draining or self.expect_100_continue):
@@ -276,7 +192,7 @@ class EdgeProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """The body is there as well."""
-        self._part, self._completed = _Part.IDLE, True
+        self._part, self._completed = Part.IDLE, True
         super().on_message_complete()
 
     def shutdown(self) -> None:
@@ -308,19 +224,19 @@ class EdgeProtocol(HttpToolsProtocol):
     def _watch_progress(self) -> None:
         """Time whatever the client owes us; while it waits for us there is no timer."""
         answering = self.cycle is not None and not self.cycle.response_complete
-        if self._part is _Part.BODY:
-            self._watch(_Part.BODY)
-        elif self._part is _Part.HEAD or not (answering or self.timeout_keep_alive_task):
-            self._watch(_Part.HEAD)
+        if self._part is Part.BODY:
+            self._watch(Part.BODY)
+        elif self._part is Part.HEAD or not (answering or self.timeout_keep_alive_task):
+            self._watch(Part.HEAD)
         else:
             self._unwatch()
 
-    def _watch(self, part: _Part) -> None:
+    def _watch(self, part: Part) -> None:
         if self._timed_part is part:
             return  # already running: further bytes buy no more time
         self._unwatch()
         self._timed_part = part
-        self._timer = self.loop.call_later(HEAD_S if part is _Part.HEAD else BODY_S, self._too_slow)
+        self._timer = self.loop.call_later(HEAD_S if part is Part.HEAD else BODY_S, self._too_slow)
 
     def _unwatch(self) -> None:
         if self._timer is not None:
@@ -347,16 +263,24 @@ class EdgeProtocol(HttpToolsProtocol):
 
     def _too_slow(self) -> None:
         self._timer = self._timed_part = None
-        if self._part is _Part.IDLE:
+        if self._part is Part.IDLE:
             self.transport.close()
         else:
             self._end_with(408, "InvalidRequest", "the request took too long to arrive")
 
     def _close_if_idle(self) -> None:
-        if self.cycle is None or self.cycle.response_complete:
+        if self._is_idle():
             self.transport.close()
 
-    def _end_with(self, status: int, code: str, message: str, more: bytes = b"") -> None:
+    def _is_idle(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
+
+    def _close(self) -> None:
+        """Close once everything is sent, if the client reads it."""
+        self.transport.close()
+        self._watch_reading()
+
+    def _end_with(self, status: int, code: str, message: str, more: Headers | None = None) -> None:
         """Answer below ASGI, and close."""
         if self.transport.is_closing():
             return
@@ -364,7 +288,7 @@ class EdgeProtocol(HttpToolsProtocol):
             self._stop_parsing()
             return
         body = json.dumps({"error": code, "message": message}).encode()
-        lines = [
+        headers = [
             *self.server_state.default_headers,
             (b"content-type", b"application/json; charset=utf-8"),
             (b"content-length", str(len(body)).encode("ascii")),
@@ -372,17 +296,20 @@ class EdgeProtocol(HttpToolsProtocol):
             (b"x-content-type-options", b"nosniff"),
             *([(b"access-control-allow-origin", b"*")] if self._any_origin else []),
             (b"connection", b"close"),
+            *(more or ()),
         ]
-        head = b"".join(b"%b: %b\r\n" % line for line in lines)
-        self.transport.write(b"".join((STATUS_LINE[status], head, more, b"\r\n", body)))
-        self.transport.close()
-        self._watch_reading()
+        self._send(status, headers, body)
+        self._close()
+
+    def _send(self, status: int, headers: Headers, body: bytes) -> None:
+        head = b"".join(b"%b: %b\r\n" % line for line in headers)
+        self.transport.write(b"".join((STATUS_LINE[status], head, b"\r\n", body)))
 
     def _owes(self) -> bool:
         """Whether an answer given now would be taken for that of another request."""
         if self.cycle is None:
             return False
-        if self._part is _Part.BODY:  # the request that is being parsed is the last cycle
+        if self._part is Part.BODY:  # the request that is being parsed is the last cycle
             return bool(self.pipeline) or self.cycle.response_started
         return not self.cycle.response_complete
 

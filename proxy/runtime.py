@@ -15,7 +15,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import uvicorn
 import uvloop
@@ -31,12 +31,14 @@ from proxy.composition.reading import Reading, reading, telling_of_changes
 from proxy.composition.routes import admin_routes, widget_routes
 from proxy.composition.syndicating import Syndication, syndicating
 from proxy.control import ControlChannel
-from proxy.edge import ConnectionLimits, EdgeConfig, ShortCut
+from proxy.crowd import ConnectionLimits
+from proxy.edge import EdgeConfig
 from proxy.errors import FeedproxyError, UsageError
 from proxy.observing import Process, observing, spans_if_installed
 from proxy.ops.families import LAYOUT
 from proxy.resilience.admin_token import AdminToken
 from proxy.settings import Settings, load_settings, load_tenants
+from proxy.short_cut import ShortCut, ShortCutConfig
 from proxy.store.link import PATIENCE_S
 from proxy.syndication.accounts import secrets_of
 from proxy.tally import Board, Tally
@@ -212,22 +214,21 @@ def _connection_limits(settings: Settings) -> ConnectionLimits:
 
 def web_server(app: ASGIApp, settings: Settings, short_cut: ShortCut | None = None) -> WebServer:
     """The HTTP server of a web process."""
-    return WebServer(
-        EdgeConfig(
-            app,
-            short_cut=short_cut,
-            limits=_connection_limits(settings),
-            any_origin="*" in settings.cors_origins,
-            lifespan="off",
-            ws="none",
-            log_config=None,
-            access_log=settings.access_log,
-            proxy_headers=False,
-            server_header=False,
-            timeout_keep_alive=KEEP_ALIVE_S,
-            timeout_graceful_shutdown=_DRAIN_S,
-        )
-    )
+    options: dict[str, Any] = {
+        "limits": _connection_limits(settings),
+        "any_origin": "*" in settings.cors_origins,
+        "lifespan": "off",
+        "ws": "none",
+        "log_config": None,
+        "access_log": settings.access_log,
+        "proxy_headers": False,
+        "server_header": False,
+        "timeout_keep_alive": KEEP_ALIVE_S,
+        "timeout_graceful_shutdown": _DRAIN_S,
+    }
+    if short_cut is None or settings.access_log:  # which is to see every request
+        return WebServer(EdgeConfig(app, **options))
+    return WebServer(ShortCutConfig(app, short_cut=short_cut, **options))
 
 
 async def run_web(

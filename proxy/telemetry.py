@@ -14,6 +14,7 @@ from typing import Any, TextIO, cast
 import structlog
 
 from proxy.settings import Settings
+from proxy.tracing import with_trace
 
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
@@ -94,7 +95,7 @@ def configure_logging(settings: Settings, *, role: str, target: TextIO = sys.std
     stream = _Unbreakable(target)
     as_json = settings.log_format == "json" or (settings.log_format == "auto" and not stream.isatty())
     shared: list[structlog.typing.Processor] = [
-        structlog.contextvars.merge_contextvars,
+        with_trace,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="at"),
         _with_role(role),

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator, Mapping, MutableMapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from typing import Final, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
-import structlog
-from starlette.types import ASGIApp, Receive, Scope, Send
+if TYPE_CHECKING:  # every command has a log, few have a server
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
 _TRACEPARENT: Final = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 Kind = Literal["server", "client", "internal"]
@@ -42,6 +42,15 @@ _current: ContextVar[Trace | None] = ContextVar("trace", default=None)
 def current_trace() -> Trace | None:
     """What the present task works for, if that is known."""
     return _current.get()
+
+
+def with_trace(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """A processor of structlog: a line of the log bears the numbers of the trace that it belongs to."""
+    trace = _current.get()
+    if trace is not None:
+        event.setdefault("trace_id", trace.trace_id)
+        event.setdefault("request_id", trace.span_id)
+    return event
 
 
 def trace_of(traceparent: str | None) -> Trace | None:
@@ -75,14 +84,18 @@ class ClosableSpans(Spans, Protocol):
 class NoSpans:
     """Nobody keeps account: there are but numbers to know a request by."""
 
-    @contextmanager
-    def part(self, name: str, kind: Kind, parent: Trace | None, facts: Facts) -> Iterator[Trace]:  # noqa: ARG002
+    def part(
+        self,
+        name: str,  # noqa: ARG002
+        kind: Kind,  # noqa: ARG002
+        parent: Trace | None,
+        facts: Facts,  # noqa: ARG002
+    ) -> AbstractContextManager[Trace]:
         """See Spans."""
-        span_id = secrets.token_hex(8)
+        number = secrets.token_hex(24)
         if parent is None:
-            yield Trace(trace_id=secrets.token_hex(16), span_id=span_id)
-        else:
-            yield replace(parent, span_id=span_id)
+            return nullcontext(Trace(trace_id=number[:32], span_id=number[32:]))
+        return nullcontext(replace(parent, span_id=number[32:]))
 
     def close(self) -> None:
         """See ClosableSpans."""
@@ -93,12 +106,16 @@ def working(spans: Spans, name: str, kind: Kind, parent: Trace | None, **facts: 
     """Work for `parent`: what is logged and asked for in the block bears its numbers."""
     with spans.part(name, kind, parent, facts) as trace:
         before = _current.set(trace)
-        ids = {"trace_id": trace.trace_id, "request_id": trace.span_id}
         try:
-            with structlog.contextvars.bound_contextvars(**ids):
-                yield trace
+            yield trace
         finally:
             _current.reset(before)
+
+
+def answering(spans: Spans, method: str, path: str, traceparent: str | None) -> AbstractContextManager[Trace]:
+    """Work for a request to us, which is part of the trace that it says it belongs to."""
+    facts = {"http.request.method": method, "url.path": path[:200]}
+    return working(spans, method, "server", trace_of(traceparent), **facts)
 
 
 class TracedApp:
@@ -114,7 +131,6 @@ class TracedApp:
             await self._app(scope, receive, send)
             return
         given = [value for name, value in scope["headers"] if name == b"traceparent"]
-        parent = trace_of(given[0].decode("latin-1")) if len(given) == 1 else None
-        facts = {"http.request.method": scope["method"], "url.path": scope["path"][:200]}
-        with working(self._spans, scope["method"], "server", parent, **facts):
+        traceparent = given[0].decode("latin-1") if len(given) == 1 else None
+        with answering(self._spans, scope["method"], scope["path"], traceparent):
             await self._app(scope, receive, send)

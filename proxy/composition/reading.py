@@ -24,11 +24,12 @@ from proxy.composition.common import client_of, store_of
 from proxy.feeds.actors import Actors
 from proxy.feeds.changes import Changes, Herald, herald_of
 from proxy.feeds.counting import ReadTally
+from proxy.feeds.desk import Desk
 from proxy.feeds.failing import FIRST_S, FailingKeys
 from proxy.feeds.fill import Caches, Filler
 from proxy.feeds.headers import Manner
 from proxy.feeds.held import Held
-from proxy.feeds.hits import RECHECK_S, Hits
+from proxy.feeds.hits import Hits
 from proxy.feeds.leases import Leases
 from proxy.feeds.memory import MemoryCache
 from proxy.feeds.policy import Rules, longest_life_s, policy_of
@@ -58,6 +59,9 @@ from proxy.tally import Tally
 _LANDING_S: Final = 0.5
 _MAX_CURSORS: Final = 100_000
 _FLIGHT_MEMORY_S: Final = 60.0
+# Of the memory for answers, an eighth is for those that are ready to be sent.
+_READY_BYTES_PER_MB: Final = 1024 * 1024 // 8
+_HELD_BYTES_PER_MB: Final = 1024 * 1024 - _READY_BYTES_PER_MB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,7 +163,6 @@ async def reading(
             tally,
             warming=lambda: link.warming,
         )
-        _gauge(tally, service, caches.memory, settings)
         purges.swept = service.sweep
         await stack.enter_async_context(
             running(
@@ -174,13 +177,25 @@ async def reading(
         actors = Actors(settings.actors, service.answer)
         trust = Trust(settings.trusted_proxies, settings.client_exempt)
         reads = ReadTally(tally)
-        forget_s = math.inf if settings.actors is None else RECHECK_S
-        hits = Hits(service, caches.memory, replies, reads, clock, forget_s=forget_s)
+        desk = Desk(service, actors, replies, reads, clock)
+        hits = Hits(
+            desk,
+            service,
+            caches.memory,
+            actors,
+            replies,
+            reads,
+            trust,
+            instruments.spans,
+            clock,
+            room_bytes=settings.memory_mb * _READY_BYTES_PER_MB,
+        )
+        _gauge(tally, service, caches.memory, hits, settings)
         yield Reading(
             service=service,
             hits=hits,
             rules=rules,
-            route=Mount("/xrpc", FeedRoutes(service, actors, replies, hits, reads, manner, trust, clock)),
+            route=Mount("/xrpc", FeedRoutes(desk, replies, manner, trust)),
             store=store,
             link=link,
             gate=gate,
@@ -229,10 +244,12 @@ def _retry_policy(settings: Settings) -> RetryPolicy:
     )
 
 
-def _gauge(tally: Tally, service: FeedService, memory: MemoryCache[Held], settings: Settings) -> None:
+def _gauge(
+    tally: Tally, service: FeedService, memory: MemoryCache[Held], hits: Hits, settings: Settings
+) -> None:
     tally.gauge("feedproxy_flights", read=lambda: service.flights)
     tally.gauge("feedproxy_followers", read=lambda: service.followers)
-    tally.gauge("feedproxy_memory_bytes", read=lambda: memory.size_bytes)
+    tally.gauge("feedproxy_memory_bytes", read=lambda: memory.size_bytes + hits.size_bytes)
     tally.gauge("feedproxy_memory_limit_bytes", read=lambda: settings.memory_mb * 1024 * 1024)
     tally.gauge("feedproxy_memory_entries", read=lambda: len(memory))
 
@@ -250,7 +267,7 @@ def _shared(settings: Settings, clock: Clock, link: Link, *, prefix: str, channe
 
 def _caches(settings: Settings, clock: Clock, shared: SharedCache) -> Caches:
     return Caches(
-        memory=MemoryCache[Held](settings.memory_mb * 1024 * 1024),
+        memory=MemoryCache[Held](settings.memory_mb * _HELD_BYTES_PER_MB),
         shared=shared,
         failing=FailingKeys(clock, longest_s=settings.negative_ttl),
         unshared=RecentSet(clock, max_items=10_000, keep_s=settings.negative_ttl),

@@ -43,19 +43,23 @@ class Actors:
 
         What need not name any, such as a search, is not. Raises UpstreamError while that cannot be known.
         """
-        if not self._restricted:
+        if self.allows(key):
             return
         if not _is_of_accounts(METHODS[key.nsid]):
             raise Rejected(403, "Forbidden", f"{key.nsid} is not served here")
         others = [value for value in _named_in(key) if not self._allows(value, {})]
-        if not others:
-            return
         aliases, trouble = await self._aliases({_account_of(value) for value in others})
         if all(self._allows(value, aliases) for value in others):
             return
         if trouble is not None:
             raise trouble
         raise Rejected(403, "Forbidden", "this feed is not served here")
+
+    def allows(self, key: FeedKey) -> bool:
+        """Whether `key` is allowed by the names in it, whoever is behind them."""
+        if not self._restricted:
+            return True
+        return _is_of_accounts(METHODS[key.nsid]) and all(self._allows(value, {}) for value in _named_in(key))
 
     def _allows(self, value: str, aliases: _Aliases) -> bool:
         """Whether `value`, an account or an at:// URI, is one of ours under any of its names."""

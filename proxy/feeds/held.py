@@ -2,20 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from proxy.feeds.entry import Entry
 from proxy.feeds.freshness import Freshness, Lifetime, Windows, freshness
-
-
-@dataclass(frozen=True, slots=True)
-class Written:
-    """A held answer ready to be sent, true until the steady instant `until`; counted in `cell`."""
-
-    until: float
-    head: bytes
-    body: bytes
-    cell: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +22,11 @@ class Held:
     names: frozenset[str] = frozenset()
     as_of: int = 0
     from_future: bool = False
-    # By what clients said of codings and origin; see hits.py.
-    written: dict[tuple[object, ...], Written] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def version(self) -> tuple[str, float]:
+        """What tells it from all others."""
+        return self.entry.stamp, self.born_at
 
     @property
     def asked_at(self) -> float:

@@ -1,177 +1,216 @@
-"""Hits, answered below ASGI: a look-up and a write.
+"""Plain requests, answered below ASGI: hits by a look-up and a write, all others by a task.
 
-The ordinary way (routes.py) teaches this one: each GET that was a hit leaves its target here, and the next
-that is plainly the same question gets its answer without being parsed. Whatever is not plain, or not in
-memory, takes the ordinary way.
+What is at hand for a request is found by its very bytes. Requests that are not plain, and what is no question
+at all, go the ordinary way (routes.py).
 """
 
 from __future__ import annotations
 
+import functools
 import math
 import re
-from typing import Final, Generic, TypeVar
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from typing import Any, Final
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
+from proxy.clients import Client, Trust
 from proxy.clock import Clock
+from proxy.errors import Rejected
+from proxy.feeds.actors import Actors
 from proxy.feeds.counting import ReadTally
+from proxy.feeds.desk import Desk
 from proxy.feeds.headers import Headers
-from proxy.feeds.held import Held, Written
-from proxy.feeds.key import FeedKey
+from proxy.feeds.held import Held
+from proxy.feeds.key import FeedKey, canonical_key
 from proxy.feeds.memory import MemoryCache
 from proxy.feeds.methods import METHODS
-from proxy.feeds.reply import Replies, Terms
+from proxy.feeds.plain import Plain, plain
+from proxy.feeds.reply import Replies, Reply, Terms
 from proxy.feeds.service import FeedService
+from proxy.tracing import Spans, answering
 
-MAX_TARGETS: Final = 4096
-MAX_HEADS: Final = 1024
-# Where only some accounts are served: which those are changes when handles move, and is seen so much later.
-RECHECK_S: Final = 60.0
-MAX_HEAD_BYTES: Final = 4096
-# Wishes of clients (ranks of codings, listed origins) for which one answer is kept ready.
-MAX_WRITTEN: Final = 16
-
-_BEGIN: Final = b"GET /xrpc/"
-_VERSION: Final = b" HTTP/1.1\r\n"
-# Nothing that a parser might read in another way: no folded line, no bare LF, no control characters.
-_PLAIN = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t -~]*\r\n)+\r\n")
-# The fields that matter. Of those in the first line a plain head may have some, of the others none.
-_FIELD = re.compile(
-    rb"^(host|accept-encoding|origin|cookie|authorization|proxy-authorization"
-    rb"|connection|content-length|expect|proxy-connection|transfer-encoding|upgrade"
-    rb"|atproto-accept-labelers|if-none-match):([^\r]*)",
-    re.IGNORECASE | re.MULTILINE,
-)
-_CHOOSING: Final = frozenset((b"host", b"accept-encoding", b"origin"))
-_SECRET: Final = frozenset((b"cookie", b"authorization", b"proxy-authorization"))
-
-K = TypeVar("K")
-V = TypeVar("V")
+# Of other characters, parsers have different views.
+_TARGET = re.compile(rb"/xrpc/([A-Za-z0-9.-]{1,320})/?(?:\?([A-Za-z0-9._~!$&'()*+,;=:@/?%-]*))?")
+# Whose addresses are not looked at anew each time.
+_MAX_CLIENTS: Final = 1024
+# What an entry of a table costs besides its bytes.
+_OVERHEAD_BYTES: Final = 400
 
 
-class _Bounded(Generic[K, V]):
-    """A dictionary that forgets the oldest beyond `max_items`."""
+@dataclass(slots=True)
+class _Ready:
+    """The answer to `key` on these `terms`, ready to be sent and counted in `cell`.
 
-    def __init__(self, max_items: int) -> None:
-        self._items: dict[K, V] = {}
-        self._max_items = max_items
-        self.get = self._items.get
+    `response` is true until the steady instant `until`. It was made from the `version` of a held answer, last
+    seen in memory when that had changed `seen` times.
+    """
 
-    def __len__(self) -> int:
-        return len(self._items)
-
-    def put(self, key: K, value: V) -> None:
-        """Set `key`."""
-        if key not in self._items and len(self._items) >= self._max_items:
-            del self._items[next(iter(self._items))]
-        self._items[key] = value
-
-    def clear(self) -> None:
-        """Forget everything."""
-        self._items.clear()
+    key: FeedKey
+    terms: Terms
+    response: bytes = b""
+    until: float = -math.inf
+    cell: int = 0
+    version: tuple[str, float] | None = None
+    seen: int = -1
 
 
 class Hits:
-    """What was lately asked for, as raw bytes, with the answers to it."""
+    """What was lately asked for, as raw bytes, with the answers to it.
+
+    All of it takes up `room_bytes` at most: when that is used up, it begins anew.
+    """
 
     def __init__(
         self,
+        desk: Desk,
         service: FeedService,
         memory: MemoryCache[Held],
+        actors: Actors,
         replies: Replies,
         reads: ReadTally,
+        trust: Trust,
+        spans: Spans,
         clock: Clock,
         *,
-        forget_s: float = math.inf,
+        room_bytes: int,
     ) -> None:
+        self._desk = desk
         self._service = service
         self._memory = memory
+        self._actors = actors
         self._replies = replies
         self._reads = reads
         self._cells = reads.cells
+        self._client = functools.lru_cache(_MAX_CLIENTS)(functools.partial(_client_of, trust))
+        self._spans = spans
         self._clock = clock
-        self._questions: _Bounded[bytes, FeedKey] = _Bounded(MAX_TARGETS)
-        self._terms: _Bounded[bytes, Terms] = _Bounded(MAX_HEADS)
-        self._forget_s = forget_s  # after which the ordinary way has to allow a question again
-        self._forget_at = clock.steady() + forget_s
+        self._room_bytes = room_bytes
+        self._size_bytes = 0
+        self._keys: dict[bytes, FeedKey] = {}  # by target
+        self._asked: dict[bytes, _Ready] = {}  # by request
+        self._ready: dict[tuple[str, Terms], _Ready] = {}
+
+    @property
+    def size_bytes(self) -> int:
+        """What is remembered, overhead included."""
+        return self._size_bytes
 
     @property
     def remembered(self) -> tuple[int, int]:
-        """How many targets and how many heads are remembered."""
-        return len(self._questions), len(self._terms)
+        """How many requests and how many answers are remembered."""
+        return len(self._asked), len(self._ready)
 
-    def learn(self, target: bytes, key: FeedKey) -> None:
-        """Remember that a GET of `target`, in bytes as it was sent, asks for `key`."""
-        plain = key.labelers is None and not METHODS[key.nsid].uses_language
-        if plain and len(target) <= MAX_HEAD_BYTES:
-            self._questions.put(target, key)
+    def answer(
+        self, data: bytes, peer: str | None, default_headers: Headers
+    ) -> bytes | Coroutine[Any, Any, Reply] | None:
+        """The answer to `data`, or what will find it; None unless that is one plain request.
 
-    def answer(self, data: bytes, default_headers: Headers) -> tuple[bytes, bytes] | None:
-        """Head and body of the answer to `data`, if that is one plain request and a hit.
-
-        `data` is what was received on a connection on which nothing else is under way; `default_headers`
-        begin every head.
+        `data` is what `peer` (None: a unix socket) sent on a connection on which nothing else is under way;
+        `default_headers` begin the head of every answer.
         """
-        line_end = data.find(_VERSION, 0, MAX_HEAD_BYTES)
-        if line_end < 0 or not data.startswith(_BEGIN):
-            return None
-        fields = data[line_end + len(_VERSION) :]
-        terms = self._terms.get(fields) or self._read(fields)
-        if terms is None:
-            return None
-        key = self._questions.get(data[4:line_end])
-        if key is None:
-            return None
-        held = self._memory.get(key.digest)
-        written = None if held is None else held.written.get(terms)
-        if written is None or self._clock.steady() >= written.until:
-            written = self._write(key, terms, default_headers)
-        if written is None:
-            return None
-        self._cells[written.cell] += 1
-        return written.head, written.body
+        ready = self._asked.get(data)
+        if ready is None:
+            return self._first(data, peer, default_headers)
+        due = ready.seen != self._memory.changes or self._clock.steady() >= ready.until
+        if due and not self._renewed(ready, default_headers):
+            request = plain(data)
+            assert request is not None  # noqa: S101  (it was when it was first asked)
+            return self._in_time(request, ready.key, ready.terms, peer)
+        self._cells[ready.cell] += 1
+        return ready.response
 
-    def _read(self, fields: bytes) -> Terms | None:
-        """The terms of a request whose head has these `fields`; None unless it is plain."""
-        if len(fields) > MAX_HEAD_BYTES or _PLAIN.fullmatch(fields) is None:
+    def _first(
+        self, data: bytes, peer: str | None, default_headers: Headers
+    ) -> bytes | Coroutine[Any, Any, Reply] | None:
+        """As `answer`, for a request that was not answered at once before."""
+        request = plain(data)
+        key = None if request is None else self._key(request.target)
+        if request is None or key is None:
             return None
-        found: dict[bytes, list[str]] = {}
-        for match in _FIELD.finditer(fields):
-            found.setdefault(match[1].lower(), []).append(match[2].strip(b" \t").decode("ascii"))
-        if not found.keys() <= _CHOOSING | _SECRET or len(found.get(b"host", ())) != 1:
-            return None
-        terms = self._replies.terms(_joined(found.get(b"accept-encoding")), _joined(found.get(b"origin")))
-        if found.keys().isdisjoint(_SECRET):
-            self._terms.put(fields, terms)
-        return terms
+        said = request.fields
+        terms = self._replies.terms(said.get(b"accept-encoding"), said.get(b"origin"))
+        ready = self._ready.get((key.digest, terms)) or _Ready(key, terms)
+        if not (self._actors.allows(key) and self._renewed(ready, default_headers)):
+            return self._in_time(request, key, terms, peer)
+        self._remember(ready, b"" if request.secret else data)
+        self._cells[ready.cell] += 1
+        return ready.response
 
-    def _write(self, key: FeedKey, terms: Terms, default_headers: Headers) -> Written | None:
-        """The answer to `key` as it is until its age is a second more; None if there is none at once.
+    def _key(self, target: bytes) -> FeedKey | None:
+        """What `target` asks for; None if the ordinary way has to say."""
+        key = self._keys.get(target)
+        match = _TARGET.fullmatch(target) if key is None else None
+        if match is None:
+            return key
+        nsid = match[1].decode("ascii")
+        if nsid not in METHODS or METHODS[nsid].uses_language:
+            return None
+        try:
+            key = canonical_key(nsid, match[2] or b"", labelers=None, language=None)
+        except Rejected:
+            return None
+        self._see_to_room(len(target))
+        self._keys[target] = key
+        self._size_bytes += len(target) + _OVERHEAD_BYTES
+        return key
+
+    async def _in_time(self, request: Plain, key: FeedKey, terms: Terms, peer: str | None) -> Reply:
+        """The reply to `request`, when it is found."""
+        said = request.fields
+        path = request.target.partition(b"?")[0].decode("ascii")
+        with answering(self._spans, "GET", path, said.get(b"traceparent")):
+            return await self._desk.reply(key, self._client(peer, said.get(b"x-forwarded-for")), terms)
+
+    def _renewed(self, ready: _Ready, default_headers: Headers) -> bool:
+        """Whether there is an answer at once; it is `ready` then until its age is a second more.
 
         Whether a refresh that is under way fails is seen after that second.
         """
-        if self._clock.steady() >= self._forget_at:
-            self._questions.clear()
-            self._forget_at = self._clock.steady() + self._forget_s
-            return None
-        answer = self._service.at_once(key)
+        now, changes = self._clock.steady(), self._memory.changes
+        if now < ready.until:
+            held = self._memory.get(ready.key.digest)
+            if held is not None and held.version == ready.version:
+                ready.seen = changes
+                return True
+        answer = self._service.at_once(ready.key)
         if answer is None or answer.held is None:
-            return None
+            return False
         held = answer.held
-        reply = self._replies.serve(answer, held, key.nsid, terms)
+        reply = self._replies.serve(answer, held, ready.key.nsid, ready.terms)
         lines = b"".join(b"%b: %b\r\n" % line for line in (*default_headers, *reply.headers))
-        age_s, turns = held.age_s(self._clock.steady()), (held.life.refresh_at_s, held.life.fresh_until_s)
-        written = Written(
-            until=held.born_at + min([math.floor(age_s) + 1, *(turn for turn in turns if turn > age_s)]),
-            head=b"".join((STATUS_LINE[reply.status], lines, b"\r\n")),
-            body=reply.body,
-            cell=self._reads.cell(key.nsid, answer),
-        )
-        if len(held.written) >= MAX_WRITTEN:
-            held.written.clear()
-        held.written[terms] = written
-        return written
+        response = b"".join((STATUS_LINE[reply.status], lines, b"\r\n", reply.body))
+        if ready.response:
+            self._size_bytes += len(response) - len(ready.response)
+        age_s, turns = held.age_s(now), (held.life.refresh_at_s, held.life.fresh_until_s)
+        ready.response = response
+        ready.until = held.born_at + min([math.floor(age_s) + 1, *(turn for turn in turns if turn > age_s)])
+        ready.cell = self._reads.cell(ready.key.nsid, answer)
+        ready.version, ready.seen = held.version, changes
+        return True
+
+    def _remember(self, ready: _Ready, data: bytes) -> None:
+        """Have `ready` at hand, and find it by the request `data` unless that is empty."""
+        if len(ready.response) > self._room_bytes // 4:
+            return
+        self._see_to_room(len(data) + len(ready.response))
+        question = ready.key.digest, ready.terms
+        if question not in self._ready:
+            self._ready[question] = ready
+            self._size_bytes += len(ready.response) + _OVERHEAD_BYTES
+        if data:
+            self._asked[data] = ready
+            self._size_bytes += len(data) + _OVERHEAD_BYTES
+
+    def _see_to_room(self, text_bytes: int) -> None:
+        """Begin anew if there is no room for so much and what it costs besides."""
+        if self._size_bytes + text_bytes + 2 * _OVERHEAD_BYTES > self._room_bytes:
+            self._keys.clear()
+            self._asked.clear()
+            self._ready.clear()
+            self._size_bytes = 0
 
 
-def _joined(values: list[str] | None) -> str | None:
-    return None if values is None else ", ".join(values)
+def _client_of(trust: Trust, peer: str | None, forwarded: str | None) -> Client:
+    return trust.client_of(peer, [] if forwarded is None else [forwarded])

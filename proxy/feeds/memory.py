@@ -31,6 +31,7 @@ class MemoryCache(Generic[V]):
     """A mapping from text to values of a stated size that forgets the least useful beyond `max_bytes`."""
 
     def __init__(self, max_bytes: int) -> None:
+        self.changes = 0  # how often what is here became another
         self._max_bytes = max_bytes
         self._small: OrderedDict[str, _Slot[V]] = OrderedDict()
         self._main: OrderedDict[str, _Slot[V]] = OrderedDict()
@@ -68,6 +69,7 @@ class MemoryCache(Generic[V]):
 
     def put(self, key: str, value: V, size_bytes: int) -> None:
         """Hold `value`, in place of what `key` had. A value larger than a quarter of the room is not held."""
+        self.changes += 1
         hits = self._take_out(key)
         size_bytes += _OVERHEAD_BYTES + len(key)
         if size_bytes > self._max_bytes // 4:
@@ -86,6 +88,7 @@ class MemoryCache(Generic[V]):
 
     def discard_all(self, unwanted: Callable[[V], bool]) -> None:
         """Forget every value that is `unwanted`."""
+        self.changes += 1
         for queue in (self._small, self._main):
             for key in [key for key, slot in queue.items() if unwanted(slot.value)]:
                 self._take_out(key)

@@ -8,18 +8,12 @@ from collections.abc import Mapping
 from starlette.types import Receive, Scope, Send
 
 from proxy.clients import Client, Trust
-from proxy.clock import Clock
-from proxy.errors import Rejected, UpstreamError
-from proxy.feeds.actors import Actors
-from proxy.feeds.counting import ReadTally
+from proxy.errors import Rejected
+from proxy.feeds.desk import Desk
 from proxy.feeds.headers import Manner, preflight
-from proxy.feeds.hits import Hits
 from proxy.feeds.key import FeedKey, canonical_key
 from proxy.feeds.methods import METHODS
 from proxy.feeds.reply import Replies, Reply
-from proxy.feeds.service import Answer, FeedService, Served
-
-_HITS = frozenset((Served.HIT, Served.STALE_WHILE_REVALIDATE, Served.STALE_IF_ERROR))
 
 _TARGET = re.compile(rb"/xrpc/([A-Za-z0-9.-]{1,320})/?")
 
@@ -27,23 +21,9 @@ _TARGET = re.compile(rb"/xrpc/([A-Za-z0-9.-]{1,320})/?")
 class FeedRoutes:
     """The ASGI application under /xrpc."""
 
-    def __init__(
-        self,
-        service: FeedService,
-        actors: Actors,
-        replies: Replies,
-        hits: Hits,
-        reads: ReadTally,
-        manner: Manner,
-        trust: Trust,
-        clock: Clock,
-    ) -> None:
-        self._service = service
-        self._actors = actors
+    def __init__(self, desk: Desk, replies: Replies, manner: Manner, trust: Trust) -> None:
+        self._desk = desk
         self._replies = replies
-        self._hits = hits
-        self._reads = reads
-        self._clock = clock
         self._manner = manner
         self._trust = trust
 
@@ -63,29 +43,13 @@ class FeedRoutes:
         terms = self._replies.terms(
             request.get("accept-encoding"), request.get("origin"), request.get("if-none-match")
         )
-        nsid, asked_at = None, self._clock.steady()
+        nsid = None
         try:
             nsid = _nsid(scope)
             key = _key(scope, nsid, request)
-            answer = await self._answer(key, self._client(scope, request))
         except Rejected as error:
-            self._reads.rejected(nsid, self._clock.steady() - asked_at)
-            return self._replies.reject(error, nsid, terms)
-        self._reads.answered(nsid, answer, self._clock.steady() - asked_at)
-        if answer.held is None:
-            assert answer.error is not None  # noqa: S101  (an answer has either)
-            return self._replies.fail(answer, answer.error, key.nsid, terms)
-        if answer.served in _HITS and scope["method"] == "GET":
-            self._hits.learn(_target(scope), key)
-        return self._replies.serve(answer, answer.held, key.nsid, terms)
-
-    async def _answer(self, key: FeedKey, client: Client) -> Answer:
-        """Raises Rejected."""
-        try:
-            await self._actors.check(key)
-        except UpstreamError as error:
-            return Answer(served=Served.ERROR, error=error)
-        return await self._service.answer(key, client)
+            return self._desk.reject(error, nsid, terms)
+        return await self._desk.reply(key, self._client(scope, request), terms)
 
     def _client(self, scope: Scope, request: Mapping[str, str]) -> Client:
         peer = scope.get("client")
@@ -105,12 +69,6 @@ def _headers_of(scope: Scope) -> dict[str, str]:
 def _raw_path(scope: Scope) -> bytes:
     raw_path: bytes = scope.get("raw_path") or scope["path"].encode("utf-8")
     return raw_path.partition(b"?")[0]
-
-
-def _target(scope: Scope) -> bytes:
-    """Path and query as they were sent."""
-    query: bytes = scope["query_string"]
-    return _raw_path(scope) + b"?" + query if query else _raw_path(scope)
 
 
 def _nsid(scope: Scope) -> str:

@@ -85,7 +85,8 @@ async def test_it_keeps_to_its_budget(upstream, store, clock, popularity):
         await new.web.reading.service.warm_up()
         memory = new.web.reading.caches.memory
         largest = memory.size_bytes / len(memory)
-        assert 0.25 * 2**20 <= memory.size_bytes <= 0.25 * 2**20 + 5 * largest
+        room = 0.25 * memory.max_bytes
+        assert room <= memory.size_bytes <= room + 5 * largest
     assert len(names) < PREFETCHED
 
 

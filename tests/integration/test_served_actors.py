@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from urllib.parse import urlencode
 
@@ -9,8 +10,10 @@ import pytest
 
 from harness.proxy import feed
 from harness.upstream import Response, json_response, xrpc_error
+from harness.wire import Wire
 from proxy.feeds.key import ACCOUNT_FORMATS
 from proxy.feeds.methods import METHODS, Method, Param
+from proxy.runtime import web_server
 
 ALICE, ALICES_DID = "alice.test", "did:plc:alice"
 BOB, BOBS_DID = "bob.test", "did:plc:bob"
@@ -214,9 +217,10 @@ async def test_pages_are_bound_as_feeds_are(start, upstream_knows):
         assert (await proxy.get(f"/embed/{MALLORY}")).status_code == 403
 
 
-async def test_what_was_refused_is_not_among_the_quick_hits(start, upstream_knows):
+async def test_who_is_not_served_is_not_on_the_short_way_either(start, upstream_knows):
     async with start(ACTORS=LISTED) as proxy:
-        for _ in range(2):
-            await proxy.get(feed(MALLORY))
-            await proxy.get(feed(ALICE))
-        assert proxy.web.reading.hits.remembered[0] == 1
+        server = web_server(proxy.web.app, proxy.settings, proxy.web.reading.hits.answer)
+        for account, status in ((MALLORY, b"403"), (ALICE, b"200"), (ALICES_DID, b"200")):
+            question = f"GET {feed(account)} HTTP/1.1\r\nHost: proxy.test\r\n\r\n".encode()
+            answers = await Wire(server).send(question, question, question)
+            assert re.findall(rb"HTTP/1.1 (\d+) ", answers) == [status] * 3

@@ -12,7 +12,7 @@ from harness.proxy import feed
 from harness.upstream import Response, Upstream, json_response
 from harness.waiting import until
 from integration.processes import ServeProcess
-from proxy.tracing import trace_of
+from proxy.tracing import trace_of, with_trace
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 PARENT = f"00-{TRACE}-b7ad6b7169203331-01"
@@ -21,7 +21,7 @@ PARENT = f"00-{TRACE}-b7ad6b7169203331-01"
 async def test_the_trace_of_a_request_goes_on_to_the_upstream_and_the_log(start, upstream):
     answers = iter([Response(status=502), json_response({"feed": []})])
     upstream.answer = lambda _: next(answers)
-    with structlog.testing.capture_logs(processors=[structlog.contextvars.merge_contextvars]) as logs:
+    with structlog.testing.capture_logs(processors=[with_trace]) as logs:
         async with start() as proxy:
             assert (await proxy.get(feed(), traceparent=PARENT)).status_code == 200
     told = [trace_of(request.headers["traceparent"]) for request in upstream.requests]
@@ -35,7 +35,7 @@ async def test_the_trace_of_a_request_goes_on_to_the_upstream_and_the_log(start,
 
 async def test_what_has_no_trace_is_known_by_numbers_of_our_own(start, upstream):
     upstream.answer = lambda _: Response(status=502)
-    with structlog.testing.capture_logs(processors=[structlog.contextvars.merge_contextvars]) as logs:
+    with structlog.testing.capture_logs(processors=[with_trace]) as logs:
         async with start() as proxy:
             await proxy.get(feed("one.test"))
             await proxy.get(feed("two.test"), traceparent="00-garbage")

@@ -82,7 +82,9 @@ def test_what_others_say_is_not_obeyed_by_a_terminal(form):
 
 
 @pytest.mark.parametrize(("setting", "lines"), [("on", 1), ("off", 0)])
-def test_the_access_log_is_off_unless_wanted(setting, lines):
+def test_the_access_log_is_off_unless_wanted(setting, lines, monkeypatch):
+    # A server of this process may have silenced it.
+    monkeypatch.setattr(logging.getLogger("uvicorn.access"), "propagate", True)
     out = io.StringIO()
     configure_logging(load_settings({"FEEDPROXY_ACCESS_LOG": setting}), role="web", target=out)
     logging.getLogger("uvicorn.access").info('%s - "GET /x"', "127.0.0.1")

@@ -6,10 +6,9 @@ import subprocess
 import sys
 
 import pytest
-import structlog
 
 from proxy.observing import spans_if_installed
-from proxy.tracing import NoSpans, current_trace, trace_of, working
+from proxy.tracing import NoSpans, current_trace, trace_of, with_trace, working
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 GIVEN = f"00-{TRACE}-{SPAN}-01"
@@ -53,10 +52,9 @@ def test_work_bears_its_numbers_and_no_longer():
         assert current_trace() is trace
         assert (trace.trace_id, trace.flags, trace.told) == (TRACE, "01", True)
         assert trace.span_id != SPAN
-        bound = structlog.contextvars.get_contextvars()
-        assert bound == {"trace_id": TRACE, "request_id": trace.span_id}
+        assert with_trace(None, "info", {}) == {"trace_id": TRACE, "request_id": trace.span_id}
     assert current_trace() is None
-    assert structlog.contextvars.get_contextvars() == {}
+    assert with_trace(None, "info", {}) == {}
 
 
 def test_a_trace_of_our_own_is_nobodys_business():

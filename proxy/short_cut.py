@@ -1,0 +1,158 @@
+"""The short cut: plain requests are answered below ASGI, in bytes or by a task, without being parsed.
+
+It is taken only on a connection on which nothing else is under way; what follows waits for the answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol
+
+from uvicorn.server import ServerState
+
+from proxy.edge import EdgeConfig, EdgeProtocol, Headers, Part
+from proxy.telemetry import get_logger
+
+_log = get_logger()
+
+
+class Reply(Protocol):
+    """An answer; the names in `headers` are in lower case."""
+
+    @property
+    def status(self) -> int: ...  # noqa: D102
+    @property
+    def headers(self) -> Headers: ...  # noqa: D102
+    @property
+    def body(self) -> bytes: ...  # noqa: D102
+
+
+# The answer to what was received, whole or from a coroutine that finds it; None if that is not one plain
+# request. The other arguments are the peer's address and the headers that begin every head.
+ShortCut = Callable[[bytes, str | None, Headers], bytes | Coroutine[Any, Any, Reply] | None]
+
+
+class ShortCutConfig(EdgeConfig):
+    """An EdgeConfig with a short cut to some answers."""
+
+    def __init__(self, app: Any, *, short_cut: ShortCut, **options: Any) -> None:
+        super().__init__(app, http=ShortCutProtocol, **options)
+        self.short_cut = short_cut
+
+
+class ShortCutProtocol(EdgeProtocol):
+    """One connection: the protocol of the edge, and the short cut of its ShortCutConfig."""
+
+    def __init__(
+        self,
+        config: ShortCutConfig,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._short_cut: ShortCut | None = config.short_cut
+        self._heard_at = 0.0  # by the loop's clock, the last request that took the short cut
+        self._answering = False  # a task finds the answer to what took it
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Whose connection is refused gets no answers."""
+        super().connection_made(transport)
+        if not self._admitted:
+            self._short_cut = None
+
+    def data_received(self, data: bytes) -> None:
+        """Take the short cut, or leave it to the parser."""
+        if self._answering:
+            self._held_back += data
+            self.flow.pause_reading()
+            return
+        cycle = self.cycle
+        if (
+            self._short_cut is None
+            or self._part is not Part.IDLE
+            or self._held_back
+            or (cycle is not None and not (cycle.response_complete and cycle.keep_alive))
+            or self.flow.write_paused
+        ):
+            super().data_received(data)
+            return
+        answer = self._short_cut(data, self._peer, self.server_state.default_headers)
+        if answer is None:
+            super().data_received(data)
+        elif isinstance(answer, bytes):
+            self.transport.write(answer)
+            self._answered()
+        else:
+            self._answer_in_time(answer)
+
+    def on_headers_complete(self) -> None:
+        """After an upgrade, who knows what the parser takes the rest for."""
+        if self.parser.should_upgrade():
+            self._short_cut = None
+        super().on_headers_complete()
+
+    def shutdown(self) -> None:
+        """Drain: the ordinary way knows how to part."""
+        self._short_cut = None
+        super().shutdown()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close the connection, unless it was in use: the short cut does not set the timer anew each time."""
+        left_s = self._heard_at + self.timeout_keep_alive - self.loop.time()
+        if left_s > 0:
+            self.timeout_keep_alive_task = self.loop.call_later(left_s, self.timeout_keep_alive_handler)
+        else:
+            super().timeout_keep_alive_handler()
+
+    def _answered(self) -> None:
+        """Until the next request, the client has time."""
+        self.server_state.total_requests += 1
+        self._heard_at = self.loop.time()
+        if self._timer is not None:
+            self._unwatch()
+        if self.timeout_keep_alive_task is None:
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+
+    def _answer_in_time(self, finding: Coroutine[Any, Any, Reply]) -> None:
+        """Have a task of this server find the answer; it is the client who waits."""
+        self._unwatch()
+        self._unset_keepalive_if_required()
+        self._answering = True
+        task = self.loop.create_task(self._find(finding))
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    async def _find(self, finding: Coroutine[Any, Any, Reply]) -> None:
+        try:
+            reply = await finding
+        except Exception:  # noqa: BLE001  (the last resort: a bug must not leave a client hanging)
+            _log.error("request_crashed", exc_info=True)
+            self._answering = False
+            self._end_with(500, "InternalServerError", "the request could not be processed")
+            return
+        self._answering = False
+        if not self.transport.is_closing():
+            self._found(reply)
+
+    def _found(self, reply: Reply) -> None:
+        """Send the answer, and go on with what was held back."""
+        self._send(reply.status, [*self.server_state.default_headers, *reply.headers], reply.body)
+        self._answered()
+        if self._draining:
+            self._close()
+            return
+        held_back, self._held_back = self._held_back, b""
+        if held_back:
+            self.flow.resume_reading()
+            self.data_received(held_back)
+
+    def _is_idle(self) -> bool:
+        return not self._answering and super()._is_idle()
+
+    def _stop_parsing(self) -> None:
+        self._short_cut = None
+        super()._stop_parsing()
