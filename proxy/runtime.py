@@ -370,7 +370,7 @@ def _listener(fd: int | None) -> socket.socket | None:
 
 def main(argv: Iterable[str] | None = None) -> int:
     """Entry point of a child process; its options come from the supervisor. Returns the exit code."""
-    parser = argparse.ArgumentParser(prog="proxy.runtime")
+    parser = argparse.ArgumentParser(prog="proxy.child")
     parser.add_argument("role", choices=["web", "worker"])
     for number in ("listen-fd", "ops-fd", "control-fd", "tally-fd", "place"):
         parser.add_argument(f"--{number}", type=int)
@@ -385,7 +385,3 @@ def main(argv: Iterable[str] | None = None) -> int:
         sys.stderr.write(f"feedproxy: {error}\n")
         return 2 if isinstance(error, UsageError) else 1
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

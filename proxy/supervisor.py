@@ -25,7 +25,7 @@ from proxy.tally import Pulses, new_memory
 from proxy.telemetry import get_logger
 
 # -P: a directory called `proxy` where the operator happens to stand is not ours.
-CHILD_COMMAND = (sys.executable, "-P", "-m", "proxy.runtime")
+CHILD_COMMAND = (sys.executable, "-P", "-m", "proxy.child")
 
 RESTART_FIRST_S = 0.1
 RESTART_MAX_S = 5.0

@@ -7,6 +7,7 @@ Each command imports what it needs when it runs, so that none waits for what the
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -175,6 +176,8 @@ def config() -> None:
 
 def main() -> None:
     """The command `feedproxy`."""
+    # Most of the work is to load modules, which makes no garbage: it is looked for less often.
+    gc.set_threshold(50_000)
     try:
         app()
     except FeedproxyError as error:

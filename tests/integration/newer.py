@@ -1,6 +1,6 @@
 """feedproxy as its next version will be: it writes the next format numbers, and reads the present ones.
 
-Run as `newer.py serve`, whose children are this file, or with the arguments of proxy.runtime.
+Run as `newer.py serve`, whose children are this file, or with the arguments of proxy.child.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """feedproxy with more patience with the store, which is slow where tests are because the machine is.
 
-Run as `patient.py serve`, whose children are this file, or with the arguments of proxy.runtime.
+Run as `patient.py serve`, whose children are this file, or with the arguments of proxy.child.
 """
 
 from __future__ import annotations
