@@ -6,6 +6,7 @@ import asyncio
 import random
 import zlib
 from collections.abc import Mapping
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -93,15 +94,19 @@ class AppView:
 
     def __init__(
         self,
-        client: httpx.AsyncClient,
+        base_url: str,
+        transport: httpx.AsyncBaseTransport,
         gate: Gate,
         clock: Clock,
         retry: RetryPolicy,
         *,
+        user_agent: str,
         draw: random.Random,
         tally: Tally,
     ) -> None:
-        self._client = client
+        self._base_url = base_url
+        self._transport = transport
+        self._user_agent = user_agent
         self._gate = gate
         self._clock = clock
         self._retry = retry
@@ -163,10 +168,15 @@ class AppView:
 
     async def _send(self, target: str, headers: Mapping[str, str], deadline: float, sent_at: float) -> Reply:
         """One request. The whole body is read before anything is believed."""
+        # A client of httpx would take as long again: for cookies, logins and redirects, which we do not want.
+        request = httpx.Request(
+            "GET",
+            f"{self._base_url}{target}",
+            headers={"user-agent": self._user_agent, **headers},
+            extensions=within(deadline),
+        )
         try:
-            async with self._client.stream(
-                "GET", target, headers=headers, extensions=within(deadline)
-            ) as response:
+            async with aclosing(await self._transport.handle_async_request(request)) as response:
                 told = {name.lower(): value for name, value in response.headers.items()}
                 self._heed(response.status_code, told)
                 body = await _read(response)

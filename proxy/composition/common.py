@@ -21,12 +21,9 @@ def store_of(settings: Settings, clock: Clock) -> Store:
     return connect(url, clock)
 
 
-def client_of(
-    settings: Settings, transport: httpx.AsyncBaseTransport, *, base_url: str = ""
-) -> httpx.AsyncClient:
+def client_of(settings: Settings, transport: httpx.AsyncBaseTransport) -> httpx.AsyncClient:
     """The HTTP client of a process."""
     return httpx.AsyncClient(
-        base_url=base_url,
         transport=transport,
         headers={"user-agent": user_agent(settings)},
         # A cookie for one question would go along with everyone's.

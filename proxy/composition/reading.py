@@ -20,7 +20,7 @@ from proxy.bluesky.appview import AppView, RetryPolicy
 from proxy.bluesky.transport import DeadlineTransport
 from proxy.clients import Trust
 from proxy.clock import Clock
-from proxy.composition.common import client_of, store_of
+from proxy.composition.common import store_of, user_agent
 from proxy.feeds.actors import Actors
 from proxy.feeds.changes import Changes, Herald, herald_of
 from proxy.feeds.counting import ReadTally
@@ -126,16 +126,8 @@ async def reading(
             keep_s=longest_life_s(settings),
             changed=changes.note,
         )
-        client = await stack.enter_async_context(
-            client_of(
-                settings,
-                instruments.transport(
-                    DeadlineTransport(clock, max_connections=settings.upstream_concurrency),
-                    "feedproxy_upstream",
-                ),
-                base_url=settings.upstream,
-            )
-        )
+        upstream = DeadlineTransport(clock, max_connections=settings.upstream_concurrency)
+        stack.push_async_callback(upstream.aclose)
         gate = FleetGate(
             link,
             news,
@@ -146,7 +138,14 @@ async def reading(
         )
         tally = instruments.tally
         appview = AppView(
-            client, CountedGate(gate, tally, clock), clock, _retry_policy(settings), draw=draw, tally=tally
+            settings.upstream,
+            instruments.transport(upstream, "feedproxy_upstream"),
+            CountedGate(gate, tally, clock),
+            clock,
+            _retry_policy(settings),
+            user_agent=user_agent(settings),
+            draw=draw,
+            tally=tally,
         )
         caches = _caches(settings, clock, _shared(settings, clock, link, prefix=prefix, channel=news.channel))
         leases = Leases(caches.shared, news, clock, draw=draw)

@@ -12,6 +12,8 @@ from typing import Any, Final
 import brotli
 import zstandard
 
+from proxy.feeds.key import FeedKey
+
 # Of what `Entry.to_fields` writes. Version N reads N and N-1; anything else is a miss.
 FORMAT: Final = 1
 _READABLE: Final = frozenset({FORMAT})
@@ -136,6 +138,15 @@ _VIEW_FIELDS: Final = (
     *("subject", "feeds", "view", "list", "lists", "items", "likes", "actor", "repostedBy", "starterPack"),
     *("starterPacks", "parent"),
 )
+
+
+def dids_for(key: FeedKey, document: Mapping[str, object]) -> dict[str, str]:
+    """Handle and DID of each account that `key` names, as far as the answer `document` tells them."""
+    accounts = frozenset(key.accounts())
+    did = document.get("did")
+    if key.nsid == "com.atproto.identity.resolveHandle" and isinstance(did, str):
+        return dict.fromkeys(accounts, did)
+    return dids_in(document, accounts)
 
 
 def dids_in(document: Any, accounts: frozenset[str]) -> dict[str, str]:

@@ -17,7 +17,7 @@ import anyio
 from proxy.bluesky.appview import AppView, Reply
 from proxy.clock import Clock
 from proxy.errors import ShareSpent, StoreError, UpstreamError, UpstreamFailure, UpstreamUnavailable
-from proxy.feeds.entry import Entry, compressed, dids_in
+from proxy.feeds.entry import Entry, compressed, dids_for
 from proxy.feeds.failing import FailingKeys
 from proxy.feeds.freshness import Freshness, initial_age
 from proxy.feeds.held import Held
@@ -37,6 +37,8 @@ from proxy.telemetry import get_logger
 # XRPC errors by which the upstream says that what we hold is gone for good.
 _GONE: Final = frozenset({"AccountDeactivated", "AccountTakedown", "NotFound"})
 _NO_PROFILE: Final = "Profile not found"
+# To hand so little to a thread takes longer than to do it.
+_SMALL_BYTES: Final = 8 * 1024
 
 _log = get_logger()
 
@@ -248,9 +250,12 @@ class Filler:
     async def _entry(self, key: FeedKey, reply: Reply, known_dids: Mapping[str, str]) -> Entry:
         document = reply.document or {}
         cursor = document.get("cursor")
-        (bodies, body_hash), dids = await asyncio.gather(
-            asyncio.to_thread(compressed, reply.body), asyncio.to_thread(_dids, key, document)
-        )
+        if len(reply.body) <= _SMALL_BYTES:
+            (bodies, body_hash), dids = compressed(reply.body), dids_for(key, document)
+        else:
+            (bodies, body_hash), dids = await asyncio.gather(
+                asyncio.to_thread(compressed, reply.body), asyncio.to_thread(dids_for, key, document)
+            )
         return Entry(
             key_id=key.id,
             stamp=self._stamp(),
@@ -396,11 +401,3 @@ def _keeps_its_copy(held: Held | None) -> bool:
 
 def _is_gone(reply: Reply, *, under_did: bool) -> bool:
     return reply.error in _GONE or (reply.message == _NO_PROFILE and under_did)
-
-
-def _dids(key: FeedKey, document: Mapping[str, object]) -> dict[str, str]:
-    accounts = frozenset(key.accounts())
-    did = document.get("did")
-    if key.nsid == "com.atproto.identity.resolveHandle" and isinstance(did, str):
-        return dict.fromkeys(accounts, did)
-    return dids_in(document, accounts)

@@ -29,7 +29,7 @@ async def test_we_say_who_we_are_and_nothing_of_the_client(start, upstream):
         )
     sent = upstream.requests[0].headers
     assert sent["user-agent"] == f"feedproxy/{VERSION} (ops@example.com)"
-    assert set(sent) == {"host", "user-agent", "accept", "accept-encoding", "connection"}
+    assert set(sent) == {"host", "user-agent", "accept", "accept-encoding"}
 
 
 async def test_labelers_and_language_are_forwarded_where_they_count(start, upstream):
