@@ -66,6 +66,7 @@ def serve(
     # Told to stop before there is anything to stop: that is done well, too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    sys.modules["rich"] = None  # type: ignore[assignment]  # as in proxy.child
     from proxy.settings import load_settings
 
     settings = load_settings(os.environ, host=host, port=port, workers=workers)

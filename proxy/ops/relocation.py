@@ -11,8 +11,6 @@ from pathlib import Path
 
 from pydantic import SecretStr
 from redis.exceptions import RedisError
-from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from proxy.address import parse_address
 from proxy.clock import Clock, SystemClock
@@ -102,6 +100,10 @@ def _named(settings: Settings, text: str) -> Place:
 @contextlib.contextmanager
 def _progress(*, quiet: bool) -> Iterator[move.Progress]:
     """A bar where a person watches."""
+    # `serve`, which asks whether it may start here, does without.
+    from rich.console import Console  # noqa: PLC0415
+    from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn  # noqa: PLC0415
+
     console = Console(stderr=True)
     columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=quiet or not console.is_terminal) as bar:
