@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator
+from typing import Any
 from urllib.parse import urlencode
 
 import httpx
@@ -101,11 +102,11 @@ async def running_proxy(
 
 
 @contextlib.asynccontextmanager
-async def listening_proxy(proxy: Proxy) -> AsyncIterator[tuple[str, int]]:
-    """`proxy` behind its own HTTP server on loopback; the address."""
+async def listening_proxy(proxy: Proxy, listener: socket.socket | None = None) -> AsyncIterator[Any]:
+    """`proxy` behind its own HTTP server on `listener`, or on loopback; the address."""
     server = web_server(proxy.web.app, proxy.settings, proxy.web.reading.hits.answer)
     proxy.web.watch(server)
-    with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
+    with listener or socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
         listener.setblocking(False)  # noqa: FBT003
         address = listener.getsockname()
         serving = asyncio.create_task(server.serve(sockets=[listener]))

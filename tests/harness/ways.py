@@ -1,0 +1,239 @@
+"""Two web servers that must not be told apart: one with the short way of hits, one without it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import re
+import socket
+import tempfile
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any, NamedTuple, TypeVar
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from harness.clock import FakeClock
+from harness.proxy import Proxy, listening_proxy, running_proxy
+from harness.upstream import Upstream
+from harness.valkey import StoreOfTest
+from harness.waiting import until
+
+ADMIN_TOKEN = "an-admin-token-of-32-characters-x"
+# After so many turns of the loop whatever a unix socket carries has been read at its other end.
+_TURNS = 8
+_DATE = re.compile(rb"(?i)\r\ndate: [^\r]+")
+_COUNTED = re.compile(
+    r"^(feedproxy_(?:requests_total|flights_started_total|upstream_requests_total|connections)\S*) (\S+)$",
+    re.MULTILINE,
+)
+T = TypeVar("T")
+
+
+class Heard(NamedTuple):
+    """What a client got, without the dates, and whether the connection has ended."""
+
+    data: bytes
+    ended: bool
+
+    @property
+    def statuses(self) -> list[int]:
+        return [int(status) for status in re.findall(rb"HTTP/1\.1 (\d{3}) ", self.data)]
+
+
+class Counted:
+    """An ASGI application, how many requests have come to it, and how many are there now."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self.asked = 0
+        self.busy = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.asked += 1
+        self.busy += 1
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self.busy -= 1
+
+
+class Peer(asyncio.Protocol):
+    """The client's end of a connection. It reads all the time."""
+
+    def __init__(self) -> None:
+        self._transport: Any = None
+        self._got = bytearray()
+        self._ended = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._got += data
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._ended = True
+
+    @property
+    def heard(self) -> Heard:
+        return Heard(_DATE.sub(b"", bytes(self._got)), self._ended)
+
+    async def send(self, *chunks: bytes) -> None:
+        """Send `chunks`, each of which the server reads by itself, answered or not."""
+        for chunk in chunks:
+            self._transport.write(chunk)
+            await turns()
+
+    async def end_sending(self) -> None:
+        """Say that nothing more will come, and go on reading."""
+        if not self._ended:
+            self._transport.write_eof()
+        await turns()
+
+    async def leave(self) -> None:
+        """Go away."""
+        self._transport.abort()
+        await turns()
+
+
+class Way:
+    """A proxy on a unix socket with one way of answering hits; it has its own upstream, store and clock."""
+
+    def __init__(self, proxy: Proxy, upstream: Upstream, app: Counted, path: str) -> None:
+        self.proxy = proxy
+        self.upstream = upstream
+        self.app = app
+        self._path = path
+        self._told = 0
+        self._metrics: dict[str, float] = {}
+
+    async def connect(self) -> Peer:
+        _, peer = await asyncio.get_running_loop().create_unix_connection(Peer, self._path)
+        return peer
+
+    async def settled(self) -> None:
+        """Wait until nothing is being worked on. The upstream must not hold anything back."""
+        async with asyncio.timeout(20):
+            while True:
+                asked = self.app.asked
+                await until(lambda: not self.app.busy)
+                await self.proxy.landed()
+                await turns()
+                if not self.app.busy and self.app.asked == asked:
+                    return
+
+    @contextlib.contextmanager
+    def holding(self) -> Iterator[None]:
+        """Have the upstream answer nothing as long as the block lasts."""
+        self.upstream.hold = asyncio.Event()
+        try:
+            yield
+        finally:
+            self.upstream.hold.set()
+            self.upstream.hold = None
+
+    async def purge(self, target: str) -> None:
+        """Declare what is held for `target` dead."""
+        answer = await self.proxy.client.post(
+            "/purge", json={"key": target}, headers={"authorization": f"Bearer {ADMIN_TOKEN}"}
+        )
+        assert answer.status_code == 200, answer.text
+        await until(lambda: self.proxy.web.reading.purges.known >= answer.json()["number"])
+
+    async def exchange(self, *chunks: bytes) -> Heard:
+        """What one client hears that sends `chunks`, waiting for the answers after each of them."""
+        peer = await self.connect()
+        for chunk in chunks:
+            if not peer.heard.ended:
+                await peer.send(chunk)
+                await self.settled()
+        heard = peer.heard
+        await peer.leave()
+        return heard
+
+    async def asked_upstream(self, count: int) -> None:
+        """Wait until the upstream has got so many requests."""
+        await until(lambda: self.upstream.count >= count)
+
+    async def told(self) -> tuple[list[str], dict[str, float]]:
+        """What the upstream was asked since it was last told, and by how much which metrics have changed."""
+        asked = [request.target for request in self.upstream.requests[self._told :]]
+        found = _COUNTED.findall((await self.proxy.get("/metrics")).text)
+        metrics = {name: float(value) for name, value in found}
+        changed = {name: value - self._metrics.get(name, 0.0) for name, value in metrics.items()}
+        self._metrics, self._told = metrics, self.upstream.count
+        return asked, {name: by for name, by in changed.items() if by}
+
+
+class Ways:
+    """Both."""
+
+    def __init__(self, short: Way, ordinary: Way) -> None:
+        self.short = short
+        self.ordinary = ordinary
+
+    async def same(self, script: Callable[[Way], Awaitable[T]]) -> T:
+        """What `script` returns, which it does on both alike, and they have told and asked the same."""
+        short, ordinary = [await script(way) for way in (self.short, self.ordinary)]
+        _alike(short, ordinary)
+        _alike(await self.short.told(), await self.ordinary.told())
+        return short
+
+    async def say(self, *chunks: bytes) -> Heard:
+        """What both answer to a client that sends `chunks`."""
+        return await self.same(lambda way: way.exchange(*chunks))
+
+    async def taken(self, *chunks: bytes) -> int:
+        """How many of the requests in `chunks` took the short way."""
+        before = self._saved
+        await self.say(*chunks)
+        return self._saved - before
+
+    @property
+    def _saved(self) -> int:
+        return self.ordinary.app.asked - self.short.app.asked
+
+
+def _alike(short: object, ordinary: object) -> None:
+    if short != ordinary:
+        told = f"the short way:\n{short}\nthe ordinary way:\n{ordinary}"
+        raise AssertionError(re.sub(r"x{100,}", "x…", told))
+
+
+async def turns(count: int = _TURNS) -> None:
+    """Let the loop turn."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+@contextlib.asynccontextmanager
+async def _way(valkey_url: str, *, short: bool, **settings: object) -> AsyncIterator[Way]:
+    with contextlib.closing(StoreOfTest(valkey_url, f"test-{uuid.uuid4().hex[:12]}")) as store:
+        async with (
+            Upstream() as upstream,
+            running_proxy(
+                upstream.url, store, clock=FakeClock(), ADMIN_TOKEN=ADMIN_TOKEN, **settings
+            ) as proxy,
+        ):
+            app = Counted(proxy.web.app)
+            web = dataclasses.replace(proxy.web, app=app)
+            # With an access log every request goes the ordinary way.
+            logged = proxy.settings.model_copy(update={"access_log": not short})
+            served = Proxy(proxy.client, proxy.clock, store, web, logged, proxy.process)
+            with tempfile.TemporaryDirectory(prefix="fp-") as directory:
+                listener = socket.socket(socket.AF_UNIX)
+                listener.bind(f"{directory}/s")
+                async with listening_proxy(served, listener):
+                    yield Way(served, upstream, app, f"{directory}/s")
+
+
+@contextlib.asynccontextmanager
+async def both_ways(valkey_url: str, **settings: object) -> AsyncIterator[Ways]:
+    """Both ways with the same `settings`."""
+    async with (
+        _way(valkey_url, short=True, **settings) as short,
+        _way(valkey_url, short=False, **settings) as ordinary,
+    ):
+        yield Ways(short, ordinary)
