@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from hypothesis import strategies as st
+
 from harness.proxy import feed
 
 FEED = feed("alice.test", limit=30)
@@ -22,6 +24,11 @@ BROWSER = (
 
 def head(*fields, target=FEED, method="GET", version="HTTP/1.1"):
     return "\r\n".join((f"{method} {target} {version}", *fields, "", "")).encode("latin-1")
+
+
+def plain(target=FEED):
+    """The least that a request may be."""
+    return head("Host: p", target=target)
 
 
 NOT_PLAIN = {
@@ -90,6 +97,19 @@ PIECES = [
     b"Content-Length: 3\r\n", b"Transfer-Encoding: chunked\r\n", b"Connection: close\r\n",
     b"connection: keep-alive\r\n", b"If-None-Match: *\r\n", b"cookie: a=b\r\n",
 ]  # fmt: skip
+
+
+@st.composite
+def mangled(draw):
+    """A plain request with a few things put in, taken out or doubled, as so many reads."""
+    data = head(*BROWSER)
+    for _ in range(draw(st.integers(0, 4))):
+        start = draw(st.integers(0, len(data)))
+        end = min(len(data), start + draw(st.sampled_from([0, 0, 0, 1, 2, 20, 100])))
+        data = data[:start] + draw(st.sampled_from([b"", *PIECES])) + data[end:]
+    data += draw(st.sampled_from([b"", b"", data, head("Host: p")]))
+    cuts = sorted(draw(st.sets(st.integers(1, max(1, len(data) - 1)), max_size=3)))
+    return [data[a:b] for a, b in zip([0, *cuts], [*cuts, len(data)], strict=True)]
 
 
 def captured() -> dict[str, bytes]:

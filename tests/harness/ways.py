@@ -23,6 +23,8 @@ from harness.waiting import until
 ADMIN_TOKEN = "an-admin-token-of-32-characters-x"
 # After so many turns of the loop whatever a unix socket carries has been read at its other end.
 _TURNS = 8
+# A purge is carried out before the store knows of it, when it does, and when it tells all processes.
+_SWEEPS = 3
 _DATE = re.compile(rb"(?i)\r\ndate: [^\r]+")
 _COUNTED = re.compile(
     r"^(feedproxy_(?:requests_total|flights_started_total|upstream_requests_total|connections)\S*) (\S+)$",
@@ -80,10 +82,14 @@ class Peer(asyncio.Protocol):
     def heard(self) -> Heard:
         return Heard(_DATE.sub(b"", bytes(self._got)), self._ended)
 
+    def write(self, data: bytes) -> None:
+        """Send `data`, which the server has not read yet."""
+        self._transport.write(data)
+
     async def send(self, *chunks: bytes) -> None:
         """Send `chunks`, each of which the server reads by itself, answered or not."""
         for chunk in chunks:
-            self._transport.write(chunk)
+            self.write(chunk)
             await turns()
 
     async def end_sending(self) -> None:
@@ -108,6 +114,13 @@ class Way:
         self._path = path
         self._told = 0
         self._metrics: dict[str, float] = {}
+        self._sweeps = 0
+        purges = proxy.web.reading.purges
+        self._sweep, purges.swept = purges.swept, self._swept
+
+    def _swept(self) -> None:
+        self._sweeps += 1
+        self._sweep()
 
     async def connect(self) -> Peer:
         _, peer = await asyncio.get_running_loop().create_unix_connection(Peer, self._path)
@@ -125,22 +138,23 @@ class Way:
                     return
 
     @contextlib.contextmanager
-    def holding(self) -> Iterator[None]:
-        """Have the upstream answer nothing as long as the block lasts."""
-        self.upstream.hold = asyncio.Event()
+    def holding(self) -> Iterator[asyncio.Event]:
+        """Hold back what the upstream is asked in this block, until it ends or the event is set."""
+        before, self.upstream.hold = self.upstream.hold, asyncio.Event()
         try:
-            yield
+            yield self.upstream.hold
         finally:
             self.upstream.hold.set()
-            self.upstream.hold = None
+            self.upstream.hold = before
 
     async def purge(self, target: str) -> None:
-        """Declare what is held for `target` dead."""
+        """Declare what is held for `target` dead, and wait until this has come back as news."""
+        before = self._sweeps
         answer = await self.proxy.client.post(
             "/purge", json={"key": target}, headers={"authorization": f"Bearer {ADMIN_TOKEN}"}
         )
         assert answer.status_code == 200, answer.text
-        await until(lambda: self.proxy.web.reading.purges.known >= answer.json()["number"])
+        await until(lambda: self._sweeps == before + _SWEEPS)
 
     async def exchange(self, *chunks: bytes) -> Heard:
         """What one client hears that sends `chunks`, waiting for the answers after each of them."""
@@ -194,6 +208,14 @@ class Ways:
     @property
     def _saved(self) -> int:
         return self.ordinary.app.asked - self.short.app.asked
+
+
+async def told_to(*peers: Peer) -> list[Heard]:
+    """What they heard; then they leave."""
+    heard = [peer.heard for peer in peers]
+    for peer in peers:
+        await peer.leave()
+    return heard
 
 
 def _alike(short: object, ordinary: object) -> None:

@@ -8,10 +8,9 @@ import re
 
 import pytest
 from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from harness.clock import FakeClock
-from harness.corpus import BROWSER, FEED, NOT_PLAIN, PIECES, head
+from harness.corpus import BROWSER, FEED, NOT_PLAIN, head, mangled
 from harness.proxy import feed
 from harness.upstream import json_response, xrpc_error
 from harness.waiting import until
@@ -43,13 +42,17 @@ class Ways:
 
     async def both(self, *chunks):
         """What each way answers to `chunks`."""
-        return [undated(await Wire(server).send(*chunks)) for server in (self.short, self.ordinary)]
+        return [(await self._alone(server, chunks))[0] for server in (self.short, self.ordinary)]
 
     async def same(self, *chunks):
-        """The answer of both ways, which is one."""
-        short, ordinary = await self.both(*chunks)
+        """The answer of both ways, which is one, and so is whether they end the connection."""
+        short, ordinary = [await self._alone(server, chunks) for server in (self.short, self.ordinary)]
         assert short == ordinary
-        return short
+        return short[0]
+
+    async def _alone(self, server, chunks):
+        wire = Wire(server)
+        return undated(await wire.send(*chunks)), wire.is_closing()
 
     async def taken(self, *chunks):
         """How many requests in `chunks` took the short way."""
@@ -252,19 +255,6 @@ async def test_byte_by_byte(ways):
 
 async def test_many_on_one_connection(ways):
     assert await ways.taken(*[head(*BROWSER), head("Host: p", method="HEAD")] * 20) == 20
-
-
-@st.composite
-def mangled(draw):
-    """A plain request with a few things put in, taken out or doubled, cut into reads."""
-    data = head(*BROWSER)
-    for _ in range(draw(st.integers(0, 4))):
-        start = draw(st.integers(0, len(data)))
-        end = min(len(data), start + draw(st.sampled_from([0, 0, 0, 1, 2, 20, 100])))
-        data = data[:start] + draw(st.sampled_from([b"", *PIECES])) + data[end:]
-    data += draw(st.sampled_from([b"", b"", data, head("Host: p")]))
-    cuts = sorted(draw(st.sets(st.integers(1, max(1, len(data) - 1)), max_size=3)))
-    return [data[a:b] for a, b in zip([0, *cuts], [*cuts, len(data)], strict=True)]
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
