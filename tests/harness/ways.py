@@ -126,6 +126,15 @@ class Way:
         _, peer = await asyncio.get_running_loop().create_unix_connection(Peer, self._path)
         return peer
 
+    async def refuses(self) -> bool:
+        """Whether it takes no connections any more."""
+        try:
+            peer = await self.connect()
+        except ConnectionRefusedError:
+            return True
+        await peer.leave()
+        return False
+
     async def settled(self) -> None:
         """Wait until nothing is being worked on. The upstream must not hold anything back."""
         async with asyncio.timeout(20):
@@ -231,7 +240,8 @@ async def turns(count: int = _TURNS) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _way(valkey_url: str, *, short: bool, **settings: object) -> AsyncIterator[Way]:
+async def one_way(valkey_url: str, *, short: bool, **settings: object) -> AsyncIterator[Way]:
+    """The short way, or the ordinary one alone."""
     with contextlib.closing(StoreOfTest(valkey_url, f"test-{uuid.uuid4().hex[:12]}")) as store:
         async with (
             Upstream() as upstream,
@@ -255,7 +265,7 @@ async def _way(valkey_url: str, *, short: bool, **settings: object) -> AsyncIter
 async def both_ways(valkey_url: str, **settings: object) -> AsyncIterator[Ways]:
     """Both ways with the same `settings`."""
     async with (
-        _way(valkey_url, short=True, **settings) as short,
-        _way(valkey_url, short=False, **settings) as ordinary,
+        one_way(valkey_url, short=True, **settings) as short,
+        one_way(valkey_url, short=False, **settings) as ordinary,
     ):
         yield Ways(short, ordinary)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import itertools
 
@@ -13,7 +14,7 @@ from harness.corpus import FEED, head, mangled, plain
 from harness.proxy import feed
 from harness.upstream import Response, xrpc_error
 from harness.waiting import until
-from harness.ways import both_ways, told_to, turns
+from harness.ways import both_ways, one_way, told_to, turns
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -265,3 +266,41 @@ async def test_whose_share_is_spent(fresh):
     async with fresh(CLIENT_MISSES_PER_MIN=1) as ways:
         spender, other = await ways.same(script)
     assert (spender.statuses, other.statuses) == ([200, 429], [200])
+
+
+@pytest.mark.parametrize("given_up", [False, True], ids=["an answer", "no time for it"])
+async def test_stopping_meanwhile(valkey_url, monkeypatch, given_up):
+    """What is under way is answered, and so is what idle connections bring at the last moment."""
+    monkeypatch.setattr("proxy.edge.LINGER_S", 20.0)  # nothing here comes of slowness
+    target = feed("alice.test")
+
+    async def clients(way, peers, stopping):
+        with way.holding():
+            peers.append(await asked_by(way, target))
+            for name in AFTERWARDS:
+                peers.append(await way.connect())
+                await peers[-1].send(plain(target), *afterwards(name, target))
+            stopping.set()
+            await until(way.refuses)
+            for peer in peers:
+                await peer.send(PLAIN[40:] if peer is peers[2] else PLAIN)
+            if given_up:
+                way.proxy.web.give_up()
+                await until(lambda: all(peer.heard.ended for peer in peers))
+
+    async def script(*, short):
+        async with one_way(valkey_url, short=short) as way:
+            await way.exchange(PLAIN, PLAIN)
+            peers = [await way.connect() for _ in range(3)]
+            await peers[1].send(PLAIN)
+            await peers[2].send(PLAIN[:40])
+            stopping = asyncio.Event()
+            asking = asyncio.create_task(clients(way, peers, stopping))
+            await stopping.wait()
+        await asking
+        return await told_to(*peers)
+
+    heard = await script(short=True)
+    assert heard == await script(short=False)
+    assert all(one.ended for one in heard)
+    assert [one.statuses for one in heard[:4]] == [[200], [200, 200], [200], [504 if given_up else 200]]
