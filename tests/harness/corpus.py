@@ -11,7 +11,7 @@ from harness.proxy import feed
 
 FEED = feed("alice.test", limit=30)
 BROWSER = (
-    "Host: proxy.test",
+    "Host: feeds.example",
     "User-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/142.0.0.0",
     'sec-ch-ua: "Chromium";v="142", "Not_A Brand";v="99"',
     "Accept: */*",
@@ -65,7 +65,7 @@ NOT_PLAIN = {
     "HTTP/2.0": head(*BROWSER, version="HTTP/2.0"),
     "two blanks": head(*BROWSER, target=f"{FEED} "),
     "a tab": head(*BROWSER, target=f"{FEED}\t"),
-    "an absolute target": head(*BROWSER, target=f"http://proxy.test{FEED}"),
+    "an absolute target": head(*BROWSER, target=f"http://feeds.example{FEED}"),
     "a fragment": head(*BROWSER, target=f"{FEED}#x"),
     "a relative path": head(*BROWSER, target=f"/xrpc/../{FEED}"),
     "an escaped path": head(*BROWSER, target=FEED.replace("bsky", "%62sky")),
@@ -82,7 +82,7 @@ NOT_PLAIN = {
         *BROWSER, target="/xrpc/app.bsky.feed.getFeed?feed=at://a.test/app.bsky.feed.generator/x"
     ),
     "garbage": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
-    "pipelined": head(*BROWSER) + head("Host: proxy.test"),
+    "pipelined": head(*BROWSER) + head("Host: feeds.example"),
     "pipelined behind a bad one": head(*BROWSER) + b"GARBAGE\r\n\r\n",
     "line ends first": b"\r\n" + head(*BROWSER),
     "line ends last": head(*BROWSER) + b"\r\n",

@@ -105,13 +105,13 @@ class Peer(asyncio.Protocol):
 
 
 class Way:
-    """A proxy on a unix socket with one way of answering hits; it has its own upstream, store and clock."""
+    """A proxy with one way of answering hits, where it listens; it has its own upstream, store and clock."""
 
-    def __init__(self, proxy: Proxy, upstream: Upstream, app: Counted, path: str) -> None:
+    def __init__(self, proxy: Proxy, upstream: Upstream, app: Counted, address: Any) -> None:
         self.proxy = proxy
         self.upstream = upstream
         self.app = app
-        self._path = path
+        self.address = address
         self._told = 0
         self._metrics: dict[str, float] = {}
         self._sweeps = 0
@@ -123,7 +123,7 @@ class Way:
         self._sweep()
 
     async def connect(self) -> Peer:
-        _, peer = await asyncio.get_running_loop().create_unix_connection(Peer, self._path)
+        _, peer = await asyncio.get_running_loop().create_unix_connection(Peer, self.address)
         return peer
 
     async def refuses(self) -> bool:
@@ -239,9 +239,22 @@ async def turns(count: int = _TURNS) -> None:
         await asyncio.sleep(0)
 
 
+@contextlib.contextmanager
+def _listener(*, tcp: bool) -> Iterator[socket.socket]:
+    if tcp:
+        yield socket.create_server(("127.0.0.1", 0))
+        return
+    with tempfile.TemporaryDirectory(prefix="fp-") as directory:
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(f"{directory}/s")
+        yield listener
+
+
 @contextlib.asynccontextmanager
-async def one_way(valkey_url: str, *, short: bool, **settings: object) -> AsyncIterator[Way]:
-    """The short way, or the ordinary one alone."""
+async def one_way(
+    valkey_url: str, *, short: bool, tcp: bool = False, **settings: object
+) -> AsyncIterator[Way]:
+    """The short way, or the ordinary one alone; on a unix socket, or on loopback for others than us."""
     with contextlib.closing(StoreOfTest(valkey_url, f"test-{uuid.uuid4().hex[:12]}")) as store:
         async with (
             Upstream() as upstream,
@@ -254,11 +267,9 @@ async def one_way(valkey_url: str, *, short: bool, **settings: object) -> AsyncI
             # With an access log every request goes the ordinary way.
             logged = proxy.settings.model_copy(update={"access_log": not short})
             served = Proxy(proxy.client, proxy.clock, store, web, logged, proxy.process)
-            with tempfile.TemporaryDirectory(prefix="fp-") as directory:
-                listener = socket.socket(socket.AF_UNIX)
-                listener.bind(f"{directory}/s")
-                async with listening_proxy(served, listener):
-                    yield Way(served, upstream, app, f"{directory}/s")
+            with _listener(tcp=tcp) as listener:
+                async with listening_proxy(served, listener) as address:
+                    yield Way(served, upstream, app, address)
 
 
 @contextlib.asynccontextmanager
