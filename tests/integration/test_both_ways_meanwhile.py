@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 from hypothesis import HealthCheck, given, settings
 
-from harness.corpus import FEED, head, mangled, plain
+from harness.corpus import FEED, NOT_PLAIN, captured, head, mangled, plain
 from harness.proxy import feed
 from harness.upstream import Response, xrpc_error
 from harness.waiting import until
@@ -173,6 +173,31 @@ async def test_mangled_questions_under_way(ways, chunks):
     await ways.same(functools.partial(three, outcome={}, target=target, chunks=chunks))
 
 
+@pytest.mark.parametrize("outcome", OUTCOMES)
+async def test_a_crowd_of_all_kinds(ways, outcome):
+    """More than are woken at a time, with heads of all clients there are, and such as no client has."""
+    target = feed(f"a{next(NUMBERS)}.test")
+    heads = [*captured().values(), *NOT_PLAIN.values(), *[plain()] * 300]
+    asked = [data.replace(FEED.encode(), target.encode()) for data in heads]
+
+    async def script(way):
+        await prepared(way, [], 0)
+        answering(way, **OUTCOMES[outcome])
+        with way.holding():
+            early = await asked_by(way, target)
+            peers = [await way.connect() for _ in asked]
+            for peer, data in zip(peers, asked, strict=True):
+                await peer.send(data)
+        await way.settled()
+        for peer in peers:
+            await peer.send(PLAIN)
+        await way.settled()
+        return await told_to(early, *peers)
+
+    heard = await alike(ways, script)
+    assert all(len(one.statuses) == 2 for one in heard[-300:])
+
+
 @pytest.mark.parametrize("before_s", BEFORE_S.values(), ids=BEFORE_S.keys())
 async def test_cut_anywhere(ways, before_s):
     """One question, asked by as many as there are places to cut what they send."""
@@ -304,3 +329,29 @@ async def test_stopping_meanwhile(valkey_url, monkeypatch, given_up):
     assert heard == await script(short=False)
     assert all(one.ended for one in heard)
     assert [one.statuses for one in heard[:4]] == [[200], [200, 200], [200], [504 if given_up else 200]]
+
+
+async def test_who_waits_for_us_is_not_called_idle(fresh, monkeypatch):
+    """Nor slow; and is, once answered."""
+    monkeypatch.setattr("proxy.edge.HEAD_S", 0.1)
+    monkeypatch.setattr("proxy.runtime.KEEP_ALIVE_S", 0.1)
+    target = feed("alice.test")
+
+    async def script(way):
+        await way.exchange(plain(target), plain(target))
+        await way.proxy.pass_time(10 * TTL_S)
+        with way.holding():
+            waiting = [await asked_by(way, target), await way.connect(), await way.connect()]
+            await waiting[1].send(plain(target))
+            await waiting[2].send(plain(target), PLAIN)
+            for _ in range(3):  # each is idle for as long as anybody may be
+                idle = await way.connect()
+                await idle.send(head("Host: p", target="/livez"))
+                await until(lambda idle=idle: idle.heard.ended)
+            assert not any(peer.heard.ended for peer in waiting)
+        await until(lambda: all(peer.heard.ended for peer in waiting))
+        return await told_to(*waiting)
+
+    async with fresh(CACHE_TTL=TTL_S, STALE_WHILE_REVALIDATE=1, STALE_IF_ERROR=1) as ways:
+        heard = await ways.same(script)
+    assert [one.statuses for one in heard] == [[200], [200], [200, 200]]
