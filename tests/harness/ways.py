@@ -45,20 +45,15 @@ class Heard(NamedTuple):
 
 
 class Counted:
-    """An ASGI application, how many requests have come to it, and how many are there now."""
+    """An ASGI application, and how many requests have come to it."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
         self.asked = 0
-        self.busy = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.asked += 1
-        self.busy += 1
-        try:
-            await self._app(scope, receive, send)
-        finally:
-            self.busy -= 1
+        await self._app(scope, receive, send)
 
 
 class Peer(asyncio.Protocol):
@@ -135,16 +130,18 @@ class Way:
         await peer.leave()
         return False
 
+    @property
+    def _busy(self) -> bool:
+        return self.proxy.server is None or bool(self.proxy.server.server_state.tasks)
+
     async def settled(self) -> None:
         """Wait until nothing is being worked on. The upstream must not hold anything back."""
-        async with asyncio.timeout(20):
-            while True:
-                asked = self.app.asked
-                await until(lambda: not self.app.busy)
-                await self.proxy.landed()
-                await turns()
-                if not self.app.busy and self.app.asked == asked:
-                    return
+        while True:
+            await until(lambda: not self._busy)
+            await self.proxy.landed()
+            await turns()
+            if not self._busy:
+                return
 
     @contextlib.contextmanager
     def holding(self) -> Iterator[asyncio.Event]:

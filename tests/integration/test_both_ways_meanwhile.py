@@ -121,9 +121,11 @@ def answering(way, *, response=None, headers=None):
 
 
 async def alike(ways, script, name=None):
-    """What `script` returns on both."""
+    """What `script` returns on both, whatever it has them ask and tell."""
     short, ordinary = [await script(way) for way in (ways.short, ways.ordinary)]
     assert short == ordinary, name
+    for way in (ways.short, ways.ordinary):
+        await way.told()  # this was no part of it
     return short
 
 
