@@ -102,11 +102,12 @@ class Peer(asyncio.Protocol):
 class Way:
     """A proxy with one way of answering hits, where it listens; it has its own upstream, store and clock."""
 
-    def __init__(self, proxy: Proxy, upstream: Upstream, app: Counted, address: Any) -> None:
+    def __init__(self, proxy: Proxy, upstream: Upstream, app: Counted, listener: socket.socket) -> None:
         self.proxy = proxy
         self.upstream = upstream
         self.app = app
-        self.address = address
+        self._listener = listener
+        self.address = listener.getsockname()
         self._told = 0
         self._metrics: dict[str, float] = {}
         self._sweeps = 0
@@ -121,14 +122,9 @@ class Way:
         _, peer = await asyncio.get_running_loop().create_unix_connection(Peer, self.address)
         return peer
 
-    async def refuses(self) -> bool:
-        """Whether it takes no connections any more."""
-        try:
-            peer = await self.connect()
-        except ConnectionRefusedError:
-            return True
-        await peer.leave()
-        return False
+    @property
+    def has_stopped_listening(self) -> bool:
+        return self._listener.fileno() < 0
 
     @property
     def _busy(self) -> bool:
@@ -265,8 +261,8 @@ async def one_way(
             logged = proxy.settings.model_copy(update={"access_log": not short})
             served = Proxy(proxy.client, proxy.clock, store, web, logged, proxy.process)
             with _listener(tcp=tcp) as listener:
-                async with listening_proxy(served, listener) as address:
-                    yield Way(served, upstream, app, address)
+                async with listening_proxy(served, listener):
+                    yield Way(served, upstream, app, listener)
 
 
 @contextlib.asynccontextmanager

@@ -308,7 +308,7 @@ async def test_stopping_meanwhile(valkey_url, monkeypatch, given_up):
                 peers.append(await way.connect())
                 await peers[-1].send(plain(target), *afterwards(name, target))
             stopping.set()
-            await until(way.refuses)
+            await until(lambda: way.has_stopped_listening)
             for peer in peers:
                 await peer.send(PLAIN[40:] if peer is peers[2] else PLAIN)
             if given_up:
