@@ -174,13 +174,13 @@ class Way:
         await until(lambda: self.upstream.count >= count)
 
     async def told(self) -> tuple[list[str], dict[str, float]]:
-        """What the upstream was asked since it was last told, and by how much which metrics have changed."""
+        """What the upstream was asked since the last time, and by how much which metrics have changed."""
         asked = [request.target for request in self.upstream.requests[self._told :]]
         found = _COUNTED.findall((await self.proxy.get("/metrics")).text)
         metrics = {name: float(value) for name, value in found}
         changed = {name: value - self._metrics.get(name, 0.0) for name, value in metrics.items()}
         self._metrics, self._told = metrics, self.upstream.count
-        return asked, {name: by for name, by in changed.items() if by}
+        return sorted(asked), {name: by for name, by in changed.items() if by}
 
 
 class Ways:

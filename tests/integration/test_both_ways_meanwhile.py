@@ -26,16 +26,17 @@ PLAIN = plain()
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def ways(valkey_url):
     """Both, of which each knows FEED."""
-    times = {
+    own = {
         "CACHE_TTL": TTL_S,
         "NEGATIVE_TTL": TTL_S,
         "STALE_WHILE_REVALIDATE": TTL_S,
         "STALE_IF_ERROR": 5 * TTL_S,
         "BREAKER_THRESHOLD": 1_000_000,
+        "UPSTREAM_CONCURRENCY": 100,  # as many are asked at a time as here are
     }
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("proxy.feeds.service.OLD_PATIENCE_S", 20.0)  # nothing here comes of slowness
-        async with both_ways(valkey_url, **times) as ways:
+        async with both_ways(valkey_url, **own) as ways:
             await ways.say(PLAIN, PLAIN)
             yield ways
 
@@ -138,31 +139,39 @@ async def asked_by(way, target, *, fields=("Host: p",)):
     return peer
 
 
-async def three(way, outcome, target, chunks):
-    """What three clients hear: one asks, another sends `chunks` meanwhile, and one asks like the first."""
+async def three(way, outcome, chunks_by_target):
+    """What three clients hear for each target.
+
+    One asks, another sends the chunks meanwhile and a hit afterwards, and one asks like the first.
+    """
     answering(way, **outcome)
+    peers = []
     with way.holding():
-        early = await asked_by(way, target)
-        late, last = await way.connect(), await way.connect()
-        await late.send(*chunks)
-        await last.send(plain(target))
+        for target, chunks in chunks_by_target.items():
+            early, late, last = await asked_by(way, target), await way.connect(), await way.connect()
+            await late.send(*chunks)
+            await last.send(plain(target))
+            peers.append((early, late, last))
     await way.settled()
-    await late.send(PLAIN)
+    for _, late, _ in peers:
+        await late.send(PLAIN)
     await way.settled()
-    return await told_to(early, late, last)
+    return [await told_to(*each) for each in peers]
 
 
-@pytest.mark.parametrize("outcome", OUTCOMES)
+@pytest.mark.parametrize(
+    ("outcome", "in_one_read"), [("an answer", True), *((name, False) for name in OUTCOMES)]
+)
 @pytest.mark.parametrize("before_s", BEFORE_S.values(), ids=BEFORE_S.keys())
-async def test_what_follows_a_question_that_is_under_way(ways, before_s, outcome):
-    at_once = [False, True] if outcome == "an answer" else [False]
-    cases = [(*case, feed(f"a{next(NUMBERS)}.test")) for case in itertools.product(AFTERWARDS, at_once)]
-    await ways.same(lambda way: prepared(way, [target for *_, target in cases], before_s))
-    for name, in_one_read, target in cases:
+async def test_what_follows_a_question_that_is_under_way(ways, before_s, outcome, in_one_read):
+    cases = {}
+    for name in AFTERWARDS:
+        target = feed(f"a{next(NUMBERS)}.test")
         chunks = [plain(target), *afterwards(name, target)]
-        chunks = [b"".join(chunks)] if in_one_read else chunks
-        script = functools.partial(three, outcome=OUTCOMES[outcome], target=target, chunks=chunks)
-        early, late, last = await ways.same(script)
+        cases[target] = [b"".join(chunks)] if in_one_read else chunks
+    await ways.same(lambda way: prepared(way, cases, before_s))
+    heard = await ways.same(lambda way: three(way, OUTCOMES[outcome], cases))
+    for name, (early, late, last) in zip(AFTERWARDS, heard, strict=True):
         assert len(early.statuses) == len(last.statuses) == 1, name
         assert early.statuses == last.statuses == late.statuses[:1], name
 
@@ -172,10 +181,10 @@ async def test_what_follows_a_question_that_is_under_way(ways, before_s, outcome
 async def test_mangled_questions_under_way(ways, chunks):
     target = feed(f"a{next(NUMBERS)}.test")
     chunks = [chunk.replace(FEED.encode(), target.encode()) for chunk in chunks]
-    await ways.same(functools.partial(three, outcome={}, target=target, chunks=chunks))
+    await ways.same(lambda way: three(way, {}, {target: chunks}))
 
 
-@pytest.mark.parametrize("outcome", OUTCOMES)
+@pytest.mark.parametrize("outcome", OUTCOMES.values(), ids=OUTCOMES.keys())
 async def test_a_crowd_of_all_kinds(ways, outcome):
     """More than are woken at a time, with heads of all clients there are, and such as no client has."""
     target = feed(f"a{next(NUMBERS)}.test")
@@ -184,7 +193,7 @@ async def test_a_crowd_of_all_kinds(ways, outcome):
 
     async def script(way):
         await prepared(way, [], 0)
-        answering(way, **OUTCOMES[outcome])
+        answering(way, **outcome)
         with way.holding():
             early = await asked_by(way, target)
             peers = [await way.connect() for _ in asked]
