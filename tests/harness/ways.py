@@ -57,7 +57,7 @@ class Counted:
 
 
 class Peer(asyncio.Protocol):
-    """The client's end of a connection. It reads all the time."""
+    """The client's end of a connection. It reads all the time, unless told otherwise."""
 
     def __init__(self) -> None:
         self._transport: Any = None
@@ -86,6 +86,14 @@ class Peer(asyncio.Protocol):
         for chunk in chunks:
             self.write(chunk)
             await turns()
+
+    def stop_reading(self) -> None:
+        """Leave unread what comes from now on."""
+        self._transport.pause_reading()
+
+    def read_on(self) -> None:
+        """Read it, and what comes."""
+        self._transport.resume_reading()
 
     async def end_sending(self) -> None:
         """Say that nothing more will come, and go on reading."""

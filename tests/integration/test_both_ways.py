@@ -6,6 +6,8 @@ import pytest
 import pytest_asyncio
 
 from harness.corpus import NOT_PLAIN, captured, head, plain
+from harness.proxy import feed
+from harness.waiting import until
 from harness.ways import both_ways, told_to
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -81,3 +83,66 @@ async def test_who_ends_anywhere(ways, end):
 
     heard = await ways.same(script)
     assert {len(one.statuses) for one in heard} == {0, 1}
+
+
+@pytest.mark.parametrize("count", [1, 2])
+async def test_who_ends_at_once(ways, count):
+    """With the request, before anything has been read of it."""
+    await ways.say(PLAIN, PLAIN)
+
+    async def script(way):
+        peer = await way.connect()
+        peer.write(PLAIN * count)
+        await peer.end_sending()
+        await way.settled()
+        return await told_to(peer)
+
+    await ways.same(script)
+
+
+async def test_who_reads_late(ways):
+    """Far more than the kernel holds for a connection is answered, and waits for its reader."""
+    await ways.say(PLAIN, PLAIN)
+    count = 1000
+
+    async def script(way):
+        peer = await way.connect()
+        peer.stop_reading()
+        for number in range(count):
+            await peer.send((PLAIN, HEAD, PLAIN + PLAIN)[number % 3])
+        peer.read_on()
+        await until(lambda: len(peer.heard.statuses) == count + count // 3)
+        await way.settled()
+        return await told_to(peer)
+
+    await ways.same(script)
+
+
+async def test_what_was_purged(ways):
+    target = feed("purged.test")
+    asked = plain(target)
+
+    async def script(way):
+        before = await way.exchange(asked, asked, asked)
+        await way.purge(target)
+        return before, await way.exchange(asked, asked)
+
+    before, after = await ways.same(script)
+    assert before.data.count(b"uri-miss") == after.data.count(b"uri-miss") == 1
+
+
+async def test_one_connection_too_many(valkey_url, monkeypatch):
+    monkeypatch.setattr("proxy.runtime.MAX_CONNECTIONS", 2)
+    monkeypatch.setattr("proxy.runtime._FEWEST_CONNECTIONS", 2)
+
+    async def script(way):
+        peers = [await way.connect() for _ in range(4)]
+        for _ in range(3):
+            for peer in peers:
+                await peer.send(PLAIN)
+                await way.settled()
+        return await told_to(*peers)
+
+    async with both_ways(valkey_url) as ways:
+        heard = await ways.same(script)
+    assert [one.statuses for one in heard] == [[200] * 3] * 2 + [[503]] * 2
