@@ -269,11 +269,8 @@ class EdgeProtocol(HttpToolsProtocol):
             self._end_with(408, "InvalidRequest", "the request took too long to arrive")
 
     def _close_if_idle(self) -> None:
-        if self._is_idle():
+        if self.cycle is None or self.cycle.response_complete:
             self.transport.close()
-
-    def _is_idle(self) -> bool:
-        return self.cycle is None or self.cycle.response_complete
 
     def _close(self) -> None:
         """Close once everything is sent, if the client reads it."""

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from uvicorn.server import ServerState
 
 from proxy.edge import EdgeConfig, EdgeProtocol, Headers, Part
@@ -54,7 +55,6 @@ class ShortCutProtocol(EdgeProtocol):
         super().__init__(config, server_state, app_state, _loop)
         self._short_cut: ShortCut | None = config.short_cut
         self._heard_at = 0.0  # by the loop's clock, the last request that took the short cut
-        self._answering = False  # a task finds the answer to what took it
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Whose connection is refused gets no answers."""
@@ -64,10 +64,6 @@ class ShortCutProtocol(EdgeProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Take the short cut, or leave it to the parser."""
-        if self._answering:
-            self._held_back += data
-            self.flow.pause_reading()
-            return
         cycle = self.cycle
         if (
             self._short_cut is None
@@ -118,40 +114,50 @@ class ShortCutProtocol(EdgeProtocol):
             )
 
     def _answer_in_time(self, finding: Coroutine[Any, Any, Reply]) -> None:
-        """Have a task of this server find the answer; it is the client who waits."""
+        """Have a task of this server find the answer; it is the client who waits.
+
+        For what comes meanwhile this is a request like any other: it has a cycle, which says whether the
+        connection ends with it.
+        """
         self._unwatch()
         self._unset_keepalive_if_required()
-        self._answering = True
-        task = self.loop.create_task(self._find(finding))
+        cycle = self.cycle = RequestResponseCycle(
+            scope={"method": "GET"},  # type: ignore[typeddict-item]  # the rest is for an application
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=False,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=False,
+            keep_alive=True,
+            on_response=self.on_response_complete,
+        )
+        task = self.loop.create_task(self._find(finding, cycle))
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
 
-    async def _find(self, finding: Coroutine[Any, Any, Reply]) -> None:
+    async def _find(self, finding: Coroutine[Any, Any, Reply], cycle: RequestResponseCycle) -> None:
         try:
             reply = await finding
         except Exception:  # noqa: BLE001  (the last resort: a bug must not leave a client hanging)
             _log.error("request_crashed", exc_info=True)
-            self._answering = False
-            self._end_with(500, "InternalServerError", "the request could not be processed")
+            await cycle.send_500_response()
             return
-        self._answering = False
         if not self.transport.is_closing():
-            self._found(reply)
+            self._found(reply, cycle)
 
-    def _found(self, reply: Reply) -> None:
-        """Send the answer, and go on with what was held back."""
-        self._send(reply.status, [*self.server_state.default_headers, *reply.headers], reply.body)
-        self._answered()
-        if self._draining:
-            self._close()
-            return
-        held_back, self._held_back = self._held_back, b""
-        if held_back:
-            self.flow.resume_reading()
-            self.data_received(held_back)
-
-    def _is_idle(self) -> bool:
-        return not self._answering and super()._is_idle()
+    def _found(self, reply: Reply, cycle: RequestResponseCycle) -> None:
+        """Send the answer in one piece, and go on with what has come meanwhile."""
+        headers = [*self.server_state.default_headers, *reply.headers]
+        if not cycle.keep_alive:
+            headers.append((b"connection", b"close"))
+        self._send(reply.status, headers, reply.body)
+        cycle.response_started = cycle.response_complete = True
+        if not cycle.keep_alive:
+            self.transport.close()
+        self.on_response_complete()
 
     def _stop_parsing(self) -> None:
         self._short_cut = None

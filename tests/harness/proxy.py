@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator
+from typing import Any
 from urllib.parse import urlencode
 
 import httpx
@@ -14,7 +15,7 @@ from harness.clock import FakeClock
 from harness.valkey import StoreOfTest
 from proxy.clock import SystemClock
 from proxy.observing import Process
-from proxy.runtime import WebApp, web_app, web_server
+from proxy.runtime import WebApp, WebServer, web_app, web_server
 from proxy.settings import Settings, load_settings
 
 FEED = "/xrpc/app.bsky.feed.getAuthorFeed"
@@ -43,6 +44,7 @@ class Proxy:
         self.web = web
         self.settings = settings
         self.process = process
+        self.server: WebServer | None = None  # while it listens
 
     async def landed(self) -> None:
         """Wait until nothing is under way: no flight, no write to the store."""
@@ -101,11 +103,12 @@ async def running_proxy(
 
 
 @contextlib.asynccontextmanager
-async def listening_proxy(proxy: Proxy) -> AsyncIterator[tuple[str, int]]:
-    """`proxy` behind its own HTTP server on loopback; the address."""
+async def listening_proxy(proxy: Proxy, listener: socket.socket | None = None) -> AsyncIterator[Any]:
+    """`proxy` behind its own HTTP server on `listener`, or on loopback; the address."""
     server = web_server(proxy.web.app, proxy.settings, proxy.web.reading.hits.answer)
     proxy.web.watch(server)
-    with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
+    proxy.server = server
+    with listener or socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
         listener.setblocking(False)  # noqa: FBT003
         address = listener.getsockname()
         serving = asyncio.create_task(server.serve(sockets=[listener]))

@@ -85,8 +85,8 @@ def echo() -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def nginx(directory: Path, feedproxy: int, cms: int) -> Iterator[Edge]:
-    """nginx with what is in deploy/nginx."""
+def nginx(directory: Path, feedproxy: int, cms: int, more: str = "") -> Iterator[Edge]:
+    """nginx with what is in deploy/nginx, and `more` for all servers."""
     directory.chmod(0o755)  # its workers are somebody else's
     certificate, key, tls = _certificate(directory)
     port = _free_port()
@@ -101,10 +101,10 @@ def nginx(directory: Path, feedproxy: int, cms: int) -> Iterator[Edge]:
         if source.name != "feedproxy-locations.conf":
             parts.append(f"include {directory / source.name};")
     temporary = (f"{name}_temp_path {directory / name};" for name in ("client_body", "proxy", "fastcgi"))
-    more = (f"{name}_temp_path {directory / name};" for name in ("uwsgi", "scgi"))
+    others = (f"{name}_temp_path {directory / name};" for name in ("uwsgi", "scgi"))
     (directory / "nginx.conf").write_text(
         f"daemon off; pid {directory}/nginx.pid; error_log stderr notice; events {{}}\n"
-        f"http {{ access_log off; {' '.join((*temporary, *more, *parts))} }}\n",
+        f"http {{ access_log off; {' '.join((*temporary, *others, more, *parts))} }}\n",
         encoding="utf-8",
     )
     # Quitting takes as long as the slowest client.
