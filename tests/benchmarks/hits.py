@@ -9,7 +9,6 @@ p99 is at half of nginx's peak load (h2load, Debian's nghttp2-client).
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import subprocess
 import tempfile
@@ -17,7 +16,17 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.benchmarks.servers import Server, constant, feedproxy, get, nginx, origin, varnish
+from tests.benchmarks.servers import (
+    LOAD_CPU,
+    SERVER_CPU,
+    Server,
+    constant,
+    feedproxy,
+    get,
+    nginx,
+    origin,
+    varnish,
+)
 from tests.benchmarks.table import middle, options, show
 
 TARGET = "/xrpc/app.bsky.feed.getAuthorFeed?actor=alice.example.com&limit=30"
@@ -83,7 +92,7 @@ def competitors(workers: int) -> Iterator[dict[str, list[Server]]]:
 
     Those that write a constant write what we send for that coding.
     """
-    cpus = "0" if workers == 1 else None
+    cpus = SERVER_CPU if workers == 1 else None
     with contextlib.ExitStack() as stack:
         source = stack.enter_context(origin())
         ours = stack.enter_context(feedproxy(source, workers=workers, cpus=cpus))
@@ -103,7 +112,7 @@ def competitors(workers: int) -> Iterator[dict[str, list[Server]]]:
 
 
 def measure(workers: int, rounds: int) -> list[dict[str, object]]:
-    cpus = "1" if workers == 1 and (os.cpu_count() or 1) > 1 else None
+    cpus = LOAD_CPU if workers == 1 else None
     per_s, per_cpu_s, tails_ms = defaultdict(list), defaultdict(list), defaultdict(list)
     with competitors(workers) as servers:
         for _ in range(rounds):

@@ -1,7 +1,8 @@
 """The origin behind every server that is measured: `python -m tests.benchmarks.origin PORT`.
 
 The actor asked for says how it answers: "slow100" takes 100 ms, "private" forbids to store, "failing" is a
-500, "closing" an answer that never comes. `/requests` tells how often each target was asked for.
+500, "closing" an answer that never comes. `/requests` tells how often each target was asked for, and the
+shortest time between two such requests.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import asyncio
 import gzip
 import json
 import sys
+import time
 from collections import Counter
 
 import uvloop
@@ -40,8 +42,18 @@ class Feeds:
 
     def __init__(self) -> None:
         self.requests: Counter[str] = Counter()
+        self.apart_s: dict[str, float] = {}
+        self._last_at: dict[str, float] = {}
         self.bodies = {size: body_of(size) for size in (4_000, 13_700)}
         self.gzipped = {size: gzip.compress(body, 6, mtime=0) for size, body in self.bodies.items()}
+
+    def count(self, target: str) -> None:
+        now = time.monotonic()
+        if target in self._last_at:
+            apart_s = now - self._last_at[target]
+            self.apart_s[target] = min(self.apart_s.get(target, apart_s), apart_s)
+        self._last_at[target] = now
+        self.requests[target] += 1
 
 
 class Origin(asyncio.Protocol):
@@ -63,27 +75,29 @@ class Origin(asyncio.Protocol):
     def answer(self, head: bytes) -> None:
         target = head.split(b" ", 2)[1].decode()
         if target == "/requests":
-            self.send(
-                b"200 OK", b"content-type: application/json\r\n", json.dumps(self.feeds.requests).encode()
-            )
+            told = {"requests": self.feeds.requests, "apart_s": self.feeds.apart_s}
+            self.send(b"200 OK", b"content-type: application/json\r\n", json.dumps(told).encode())
             return
-        self.feeds.requests[target] += 1
+        self.feeds.count(target)
         size = 4_000 if "small" in target else 13_700
         zipped = b"gzip" in head.lower()
         body = self.feeds.gzipped[size] if zipped else self.feeds.bodies[size]
-        status = b"200 OK"
         fields = b"content-type: application/json; charset=utf-8\r\nvary: accept-encoding\r\n"
         fields += b"content-encoding: gzip\r\n" if zipped else b""
         fields += b"cache-control: no-store\r\n" if "private" in target else b""
-        if "failing" in target:
-            status = b"500 Internal Server Error"
+        status = b"500 Internal Server Error" if "failing" in target else b"200 OK"
+
+        def finish() -> None:
+            if "closing" in target:
+                self.transport.close()
+            else:
+                self.send(status, fields, body)
+
         delay_s = 0.3 if "slow300" in target else 0.1 if "slow100" in target else 0.0
-        if "closing" in target:
-            asyncio.get_running_loop().call_later(delay_s, self.transport.close)
-        elif delay_s:
-            asyncio.get_running_loop().call_later(delay_s, self.send, status, fields, body)
+        if delay_s:
+            asyncio.get_running_loop().call_later(delay_s, finish)
         else:
-            self.send(status, fields, body)
+            finish()
 
     def send(self, status: bytes, fields: bytes, body: bytes) -> None:
         length = b"content-length: %d\r\n\r\n" % len(body)

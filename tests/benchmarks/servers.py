@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import math
 import os
 import shutil
 import signal
@@ -17,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,6 +55,10 @@ sub vcl_backend_response {{
   }}
 }}
 """
+
+
+# Where there are two processors: that of the servers, and that of the load and the origin.
+SERVER_CPU, LOAD_CPU = ("0", "1") if (os.cpu_count() or 1) > 1 else (None, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +100,12 @@ def descendants(pid: int) -> list[int]:
             for child in (task / "children").read_text().split():
                 found += [int(child), *descendants(int(child))]
     return found
+
+
+def load_from_here() -> None:
+    """Keep this process, and what it starts from now on unless told otherwise, on LOAD_CPU."""
+    if LOAD_CPU is not None:
+        os.sched_setaffinity(0, {int(LOAD_CPU)})
 
 
 def free_port() -> int:
@@ -164,7 +175,7 @@ def _await_listening(process: subprocess.Popen[bytes], port: int) -> None:
     until_true(listens, f"{process.args} listens", faults=(OSError,))
 
 
-def _await_quiet(server: Server) -> None:
+def await_quiet(server: Server) -> None:
     """Wait until all that starts beside the listener has started: for half a second it takes no time."""
     spent_s = [server.cpu_s()]
 
@@ -184,18 +195,27 @@ def origin() -> Iterator[Server]:
         yield server
 
 
-def asked(origin: Server, target: str) -> int:
-    """How often the origin was asked for `target`."""
-    return int(json.loads(get(origin.port, "/requests")[1]).get(target, 0))
+def asked(origin: Server, targets: Iterable[str]) -> tuple[int, float]:
+    """How often the origin was asked for any of `targets`, and how soon again for the same, in seconds."""
+    told = json.loads(get(origin.port, "/requests")[1])
+    apart_s = [told["apart_s"][target] for target in targets if target in told["apart_s"]]
+    return sum(told["requests"].get(target, 0) for target in targets), min(apart_s, default=math.inf)
 
 
 @contextlib.contextmanager
 def feedproxy(
-    origin: Server, *, workers: int = 1, cpus: str | None = None, settle: bool = True, **more: object
+    origin: Server,
+    *,
+    workers: int = 1,
+    cpus: str | None = None,
+    settle: bool = True,
+    scripts: Path = Path(sys.executable).parent,
+    **more: object,
 ) -> Iterator[Server]:
     """`feedproxy serve` on the embedded store, with a budget that does not limit what is measured.
 
-    `settle`: wait until all of its processes have started, not only until it is ready.
+    `settle`: wait until all of its processes have started, not only until it is ready. `scripts`: where the
+    command is installed.
     """
     port = free_port()
     with scratch() as directory:
@@ -212,11 +232,11 @@ def feedproxy(
             **more,
         }
         env = {f"FEEDPROXY_{name}": str(value) for name, value in given.items()}
-        command = [str(Path(sys.executable).with_name("feedproxy")), "serve"]
+        command = [str(scripts / "feedproxy"), "serve"]
         with running("feedproxy", command, port, cpus=cpus, env=env) as server:
             until_true(lambda: get(port, "/readyz")[0] == 200, "it is ready", every_s=0.005)
             if settle:
-                _await_quiet(server)
+                await_quiet(server)
             yield server
 
 

@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +18,11 @@ from rich.table import Table
 
 
 def options(description: str, *, rounds: int) -> argparse.Namespace:
-    """The command line of a benchmark: how many rounds, where to write JSON."""
+    """The command line of a benchmark: how many rounds, where to write JSON.
+
+    SIGTERM from here on is an exit, so that whatever was started is ended.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument(
         "--rounds", type=int, default=rounds, help=f"medians are of so many rounds ({rounds})"

@@ -1,16 +1,15 @@
 """Origin requests for a day of widgets in a minute: `python -m tests.benchmarks.upstream`.
 
 Readers choose among 500 feeds by Zipf's law. What the origin was asked is compared with what an ideal cache
-would have asked it, given the same requests at the same instants: once when a feed that nobody has asked for
-within the lifetime is asked for.
+would have asked it, given the same requests at the same instants: once when a feed is asked for that was not
+fetched within the lifetime before.
 """
 
 from __future__ import annotations
 
-import asyncio
 import random
 
-from tests.benchmarks.client import Answered, Connection, all_good
+from tests.benchmarks.client import all_good, connections, paced
 from tests.benchmarks.servers import asked, feedproxy, origin
 from tests.benchmarks.table import options, show
 
@@ -26,34 +25,21 @@ def target(feed: int) -> str:
     return f"/xrpc/app.bsky.feed.getAuthorFeed?actor=widget-{feed}.example.com"
 
 
-async def read(port: int) -> list[tuple[int, Answered]]:
-    """Which feed was asked for when."""
-    draw = random.Random(SEED)
+def day() -> list[tuple[float, str]]:
+    """Which feed is asked for when."""
     weights = [1 / rank for rank in range(1, FEEDS + 1)]
-    connections = [await Connection.open(port) for _ in range(READERS)]
-    loop = asyncio.get_running_loop()
-    start = loop.time()
-    trace: list[tuple[int, Answered]] = []
-
-    async def reader(connection: Connection, number: int) -> None:
-        turn = number
-        while (at := start + turn / PER_S) < start + RUN_S:
-            await asyncio.sleep(max(0.0, at - loop.time()))
-            feed = draw.choices(range(FEEDS), weights)[0]
-            trace.append((feed, await connection.get(target(feed))))
-            turn += READERS
-
-    await asyncio.gather(*(reader(one, number) for number, one in enumerate(connections)))
-    return trace
+    count = int(PER_S * RUN_S)
+    feeds = random.Random(SEED).choices(range(FEEDS), weights, k=count)
+    return [(number / PER_S, target(feed)) for number, feed in enumerate(feeds)]
 
 
-def ideal(trace: list[tuple[int, Answered]]) -> int:
+def ideal(questions: list[tuple[float, str]]) -> int:
     """The requests of a cache that fetches in no time and keeps everything for exactly TTL_S."""
-    fetched_at: dict[int, float] = {}
+    fetched_at: dict[str, float] = {}
     count = 0
-    for feed, answer in sorted(trace, key=lambda item: item[1].asked_at):
-        if answer.asked_at - fetched_at.get(feed, -TTL_S) >= TTL_S:
-            fetched_at[feed] = answer.asked_at
+    for asked_at, feed in questions:
+        if asked_at - fetched_at.get(feed, -TTL_S) >= TTL_S:
+            fetched_at[feed] = asked_at
             count += 1
     return count
 
@@ -61,14 +47,15 @@ def ideal(trace: list[tuple[int, Answered]]) -> int:
 def main() -> None:
     chosen = options(__doc__ or "", rounds=1)
     rows = []
+    questions = day()
+    best = ideal(questions)
     for _ in range(chosen.rounds):
         with origin() as source, feedproxy(source, CACHE_TTL=TTL_S) as server:
-            trace = asyncio.run(read(server.port))
-            all_good([answer for _, answer in trace])
-            ours = sum(asked(source, target(feed)) for feed in range(FEEDS))
-        best = ideal(trace)
+            with connections([server.port] * READERS) as pool:
+                all_good(paced(pool, questions), len(questions))
+            ours, _ = asked(source, {feed for _, feed in questions})
         rows.append(
-            {"requests": len(trace), "to the origin": ours, "ideal": best, "ratio": f"{ours / best:.3f}"}
+            {"requests": len(questions), "to the origin": ours, "ideal": best, "ratio": f"{ours / best:.3f}"}
         )
     show(f"Origin requests, {FEEDS} feeds, lifetime {TTL_S} s", rows, chosen.json)
 
