@@ -68,7 +68,6 @@ class ShortCutProtocol(EdgeProtocol):
         if (
             self._short_cut is None
             or self._part is not Part.IDLE
-            or self._held_back
             or (cycle is not None and not (cycle.response_complete and cycle.keep_alive))
             or self.flow.write_paused
         ):
@@ -158,7 +157,3 @@ class ShortCutProtocol(EdgeProtocol):
         if not cycle.keep_alive:
             self.transport.close()
         self.on_response_complete()
-
-    def _stop_parsing(self) -> None:
-        self._short_cut = None
-        super()._stop_parsing()

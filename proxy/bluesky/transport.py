@@ -11,6 +11,7 @@ import ssl
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 import httpcore
@@ -31,7 +32,7 @@ def within(deadline: float) -> dict[str, Any]:
 
 
 class DeadlineTransport(httpx.AsyncBaseTransport):
-    """An httpx transport over an httpcore pool, whose requests end at their deadline.
+    """An httpx transport over pools of httpcore, whose requests end at their deadline.
 
     Requests name it by `extensions=within(deadline)`. Raises what httpx's own transport raises, and what
     `backend`, which makes the connections, raises of its own. Environment proxies play no part.
@@ -42,52 +43,85 @@ class DeadlineTransport(httpx.AsyncBaseTransport):
         clock: Clock,
         *,
         max_connections: int,
+        connections_per_pool: int | None = None,
         ssl_context: ssl.SSLContext | None = None,
         backend: httpcore.AsyncNetworkBackend | None = None,
     ) -> None:
-        self._pool = httpcore.AsyncConnectionPool(
-            ssl_context=ssl_context or httpx.create_ssl_context(trust_env=False),
-            max_connections=max_connections,
-            max_keepalive_connections=max_connections,
-            keepalive_expiry=30.0,
-            network_backend=_ClampedBackend(backend or httpcore.AnyIOBackend(), clock),
-        )
+        ssl_context = ssl_context or httpx.create_ssl_context(trust_env=False)
+        clamped = _ClampedBackend(backend or httpcore.AnyIOBackend(), clock)
+        step = connections_per_pool or max_connections
+        sizes = [min(step, max_connections - taken) for taken in range(0, max_connections, step)]
+        self._pools = [
+            _Pool(
+                httpcore.AsyncConnectionPool(
+                    ssl_context=ssl_context,
+                    max_connections=size,
+                    max_keepalive_connections=size,
+                    keepalive_expiry=30.0,
+                    network_backend=clamped,
+                ),
+                size,
+            )
+            for size in sizes
+        ]
         self._clock = clock
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send `request`; its deadline holds until the body of the answer has been read."""
         _deadline.set(request.extensions.get("deadline", _NEVER))
-        with _translated():
-            left_s = _left_s(self._clock, httpcore.PoolTimeout)
-            response = await self._pool.handle_async_request(
-                httpcore.Request(
-                    method=request.method,
-                    url=httpcore.URL(
-                        scheme=request.url.raw_scheme,
-                        host=request.url.raw_host,
-                        port=request.url.port,
-                        target=request.url.raw_path,
-                    ),
-                    headers=request.headers.raw,
-                    content=request.stream,
-                    extensions={"timeout": {"pool": left_s}},
-                )
-            )
+        pool = max(self._pools, key=_Pool.room)
+        pool.requests += 1
+        try:
+            with _translated():
+                response = await pool.connections.handle_async_request(self._inner(request))
+        except BaseException:
+            pool.requests -= 1
+            raise
         return httpx.Response(
             response.status,
             headers=response.headers,
-            stream=_Body(response),
+            stream=_Body(response, pool),
             extensions=response.extensions,
+        )
+
+    def _inner(self, request: httpx.Request) -> httpcore.Request:
+        left_s = _left_s(self._clock, httpcore.PoolTimeout)
+        return httpcore.Request(
+            method=request.method,
+            url=httpcore.URL(
+                scheme=request.url.raw_scheme,
+                host=request.url.raw_host,
+                port=request.url.port,
+                target=request.url.raw_path,
+            ),
+            headers=request.headers.raw,
+            content=request.stream,
+            extensions={"timeout": {"pool": left_s}},
         )
 
     async def aclose(self) -> None:
         """Close every connection."""
-        await self._pool.aclose()
+        for pool in self._pools:
+            await pool.connections.aclose()
+
+
+@dataclass(slots=True)
+class _Pool:
+    """Connections, and how many requests they have."""
+
+    connections: httpcore.AsyncConnectionPool
+    size: int
+    requests: int = 0
+
+    def room(self) -> int:
+        """For how many more requests there are connections."""
+        return self.size - self.requests
 
 
 class _Body(httpx.AsyncByteStream):
-    def __init__(self, response: httpcore.Response) -> None:
+    def __init__(self, response: httpcore.Response, pool: _Pool) -> None:
         self._response = response
+        self._pool: _Pool | None = pool
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         with _translated():
@@ -95,7 +129,12 @@ class _Body(httpx.AsyncByteStream):
                 yield part
 
     async def aclose(self) -> None:
-        await self._response.aclose()
+        try:
+            await self._response.aclose()
+        finally:
+            if self._pool is not None:
+                self._pool.requests -= 1
+                self._pool = None
 
 
 class _ClampedStream(httpcore.AsyncNetworkStream):

@@ -59,6 +59,9 @@ from proxy.tally import Tally
 _LANDING_S: Final = 0.5
 _MAX_CURSORS: Final = 100_000
 _FLIGHT_MEMORY_S: Final = 60.0
+# At each request, and at the end of each, a pool of httpcore looks at all its connections for each of them:
+# with a hundred in one pool, that takes longer than the upstream does.
+_CONNECTIONS_PER_POOL: Final = 8
 # Of the memory for answers, an eighth is for those that are ready to be sent.
 _READY_BYTES_PER_MB: Final = 1024 * 1024 // 8
 _HELD_BYTES_PER_MB: Final = 1024 * 1024 - _READY_BYTES_PER_MB
@@ -126,7 +129,11 @@ async def reading(
             keep_s=longest_life_s(settings),
             changed=changes.note,
         )
-        upstream = DeadlineTransport(clock, max_connections=settings.upstream_concurrency)
+        upstream = DeadlineTransport(
+            clock,
+            max_connections=settings.upstream_concurrency,
+            connections_per_pool=_CONNECTIONS_PER_POOL,
+        )
         stack.push_async_callback(upstream.aclose)
         gate = FleetGate(
             link,
