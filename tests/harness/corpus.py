@@ -35,6 +35,8 @@ NOT_PLAIN = {
     "a body": head(*BROWSER, "Content-Length: 4") + b"body",
     "an empty body": head(*BROWSER, "content-length: 0"),
     "a body that is a request": head(*BROWSER, f"Content-Length: {len(head(*BROWSER))}") + head(*BROWSER),
+    "a length, and no body yet": head(*BROWSER, "Content-Length: 4"),
+    "chunks, and none yet": head(*BROWSER, "Transfer-Encoding: chunked"),
     "chunks": head(*BROWSER, "Transfer-Encoding: chunked") + b"0\r\n\r\n",
     "obscured chunks": head(*BROWSER, "Transfer-Encoding: xchunked", "Transfer-Encoding: chunked")
     + b"0\r\n\r\n",

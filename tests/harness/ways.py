@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 
 class Heard(NamedTuple):
-    """What a client got, without the dates, and whether the connection has ended."""
+    """What a client got, whenever that was, and whether the connection has ended."""
 
     data: bytes
     ended: bool
@@ -75,7 +75,7 @@ class Peer(asyncio.Protocol):
 
     @property
     def heard(self) -> Heard:
-        return Heard(_DATE.sub(b"", bytes(self._got)), self._ended)
+        return Heard(_DATE.sub(b"\r\ndate: then", bytes(self._got)), self._ended)
 
     def write(self, data: bytes) -> None:
         """Send `data`, which the server has not read yet."""

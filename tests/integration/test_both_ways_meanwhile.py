@@ -344,25 +344,26 @@ async def test_stopping_meanwhile(valkey_url, monkeypatch, given_up):
 
 async def test_who_waits_for_us_is_not_called_idle(fresh, monkeypatch):
     """Nor slow; and is, once answered."""
-    monkeypatch.setattr("proxy.edge.HEAD_S", 0.1)
-    monkeypatch.setattr("proxy.runtime.KEEP_ALIVE_S", 0.1)
+    monkeypatch.setattr("proxy.edge.HEAD_S", 0.5)
+    monkeypatch.setattr("proxy.runtime.KEEP_ALIVE_S", 0.5)
     target = feed("alice.test")
 
     async def script(way):
         await way.exchange(plain(target), plain(target))
         await way.proxy.pass_time(10 * TTL_S)
+        await way.exchange(PLAIN)
         with way.holding():
-            waiting = [await asked_by(way, target), await way.connect(), await way.connect()]
+            waiting = [await asked_by(way, target), *[await way.connect() for _ in range(3)]]
             await waiting[1].send(plain(target))
             await waiting[2].send(plain(target), PLAIN)
-            for _ in range(3):  # each is idle for as long as anybody may be
-                idle = await way.connect()
-                await idle.send(head("Host: p", target="/livez"))
-                await until(lambda idle=idle: idle.heard.ended)
+            await waiting[3].send(PLAIN, plain(target))
+            idle = await way.connect()
+            await idle.send(PLAIN)
+            await until(lambda: idle.heard.ended)
             assert not any(peer.heard.ended for peer in waiting)
         await until(lambda: all(peer.heard.ended for peer in waiting))
         return await told_to(*waiting)
 
     async with fresh(CACHE_TTL=TTL_S, STALE_WHILE_REVALIDATE=1, STALE_IF_ERROR=1) as ways:
         heard = await ways.same(script)
-    assert [one.statuses for one in heard] == [[200], [200], [200, 200]]
+    assert [one.statuses for one in heard] == [[200], [200], [200, 200], [200, 200]]
