@@ -8,6 +8,7 @@
 import asyncio
 import contextlib
 import json
+import logging
 import sys
 import time
 import uuid
@@ -94,8 +95,11 @@ async def hold(url, lease_s):
 
 
 if __name__ == "__main__":
-    # Standard output is for what is measured.
-    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    # Standard output is for what is measured. Like the peers, we say nothing of jobs that go well.
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
     what, url, *rest = sys.argv[1:]
     numbers = [float(word) for word in rest]
     if what == "enqueue":
