@@ -31,6 +31,12 @@ LINGER_S: Final = 0.25
 Headers = list[tuple[bytes, bytes]]
 
 
+def response_bytes(status: int, headers: Headers, body: bytes) -> bytes:
+    """A response as it is sent."""
+    lines = b"".join(b"%b: %b\r\n" % line for line in headers)
+    return b"".join((STATUS_LINE[status], lines, b"\r\n", body))
+
+
 class EdgeConfig(uvicorn.Config):
     """uvicorn's configuration with the limits that EdgeProtocol keeps.
 
@@ -295,12 +301,8 @@ class EdgeProtocol(HttpToolsProtocol):
             (b"connection", b"close"),
             *(more or ()),
         ]
-        self._send(status, headers, body)
+        self.transport.write(response_bytes(status, headers, body))
         self._close()
-
-    def _send(self, status: int, headers: Headers, body: bytes) -> None:
-        head = b"".join(b"%b: %b\r\n" % line for line in headers)
-        self.transport.write(b"".join((STATUS_LINE[status], head, b"\r\n", body)))
 
     def _owes(self) -> bool:
         """Whether an answer given now would be taken for that of another request."""

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from uvicorn.server import ServerState
 
-from proxy.edge import EdgeConfig, EdgeProtocol, Headers, Part
+from proxy.edge import EdgeConfig, EdgeProtocol, Headers, Part, response_bytes
 from proxy.telemetry import get_logger
 
 _log = get_logger()
@@ -152,7 +152,7 @@ class ShortCutProtocol(EdgeProtocol):
         headers = [*self.server_state.default_headers, *reply.headers]
         if not cycle.keep_alive:
             headers.append((b"connection", b"close"))
-        self._send(reply.status, headers, reply.body)
+        self.transport.write(response_bytes(reply.status, headers, reply.body))
         cycle.response_started = cycle.response_complete = True
         if not cycle.keep_alive:
             self.transport.close()

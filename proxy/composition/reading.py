@@ -183,7 +183,7 @@ async def reading(
         actors = Actors(settings.actors, service.answer)
         trust = Trust(settings.trusted_proxies, settings.client_exempt)
         reads = ReadTally(tally)
-        desk = Desk(service, actors, replies, reads, clock)
+        desk = Desk(service, actors, replies, reads, trust, clock)
         hits = Hits(
             desk,
             service,
@@ -191,7 +191,6 @@ async def reading(
             actors,
             replies,
             reads,
-            trust,
             instruments.spans,
             clock,
             room_bytes=settings.memory_mb * _READY_BYTES_PER_MB,
@@ -201,7 +200,7 @@ async def reading(
             service=service,
             hits=hits,
             rules=rules,
-            route=Mount("/xrpc", FeedRoutes(desk, replies, manner, trust)),
+            route=Mount("/xrpc", FeedRoutes(desk, replies, manner)),
             store=store,
             link=link,
             gate=gate,

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from proxy.clients import Client
+import functools
+from typing import Final
+
+from proxy.clients import Client, Trust
 from proxy.clock import Clock
 from proxy.errors import Rejected, UpstreamError
 from proxy.feeds.actors import Actors
@@ -11,24 +14,37 @@ from proxy.feeds.key import FeedKey
 from proxy.feeds.reply import Replies, Reply, Terms
 from proxy.feeds.service import Answer, FeedService, Served
 
+# Whose addresses are not looked at anew each time.
+_MAX_CLIENTS: Final = 1024
+
 
 class Desk:
     """Replies to questions, however they came here."""
 
     def __init__(
-        self, service: FeedService, actors: Actors, replies: Replies, reads: ReadTally, clock: Clock
+        self,
+        service: FeedService,
+        actors: Actors,
+        replies: Replies,
+        reads: ReadTally,
+        trust: Trust,
+        clock: Clock,
     ) -> None:
         self._service = service
         self._actors = actors
         self._replies = replies
         self._reads = reads
         self._clock = clock
+        self._client = functools.lru_cache(_MAX_CLIENTS)(functools.partial(_client_of, trust))
 
-    async def reply(self, key: FeedKey, client: Client, terms: Terms) -> Reply:
-        """The reply to `client`, who asks for `key`. Raises nothing: trouble is told in the reply."""
+    async def reply(self, key: FeedKey, peer: str | None, forwarded: str | None, terms: Terms) -> Reply:
+        """The reply to whoever asks for `key`. Raises nothing: trouble is told in the reply.
+
+        `peer` is the other end of the connection (None: a unix socket), `forwarded` its X-Forwarded-For.
+        """
         asked_at = self._clock.steady()
         try:
-            answer = await self._answer(key, client)
+            answer = await self._answer(key, self._client(peer, forwarded))
         except Rejected as error:
             return self.reject(error, key.nsid, terms, took_s=self._clock.steady() - asked_at)
         self._reads.answered(key.nsid, answer, self._clock.steady() - asked_at)
@@ -49,3 +65,7 @@ class Desk:
         except UpstreamError as error:
             return Answer(served=Served.ERROR, error=error)
         return await self._service.answer(key, client)
+
+
+def _client_of(trust: Trust, peer: str | None, forwarded: str | None) -> Client:
+    return trust.client_of(peer, [] if forwarded is None else [forwarded])

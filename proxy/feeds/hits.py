@@ -6,17 +6,14 @@ at all, go the ordinary way (routes.py).
 
 from __future__ import annotations
 
-import functools
 import math
 import re
 from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any, Final
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE
-
-from proxy.clients import Client, Trust
 from proxy.clock import Clock
+from proxy.edge import response_bytes
 from proxy.errors import Rejected
 from proxy.feeds.actors import Actors
 from proxy.feeds.counting import ReadTally
@@ -33,8 +30,6 @@ from proxy.tracing import Spans, answering
 
 # Of other characters, parsers have different views.
 _TARGET = re.compile(rb"/xrpc/([A-Za-z0-9.-]{1,320})/?(?:\?([A-Za-z0-9._~!$&'()*+,;=:@/?%-]*))?")
-# Whose addresses are not looked at anew each time.
-_MAX_CLIENTS: Final = 1024
 # What an entry of a table costs besides its bytes.
 _OVERHEAD_BYTES: Final = 400
 
@@ -70,7 +65,6 @@ class Hits:
         actors: Actors,
         replies: Replies,
         reads: ReadTally,
-        trust: Trust,
         spans: Spans,
         clock: Clock,
         *,
@@ -83,7 +77,6 @@ class Hits:
         self._replies = replies
         self._reads = reads
         self._cells = reads.cells
-        self._client = functools.lru_cache(_MAX_CLIENTS)(functools.partial(_client_of, trust))
         self._spans = spans
         self._clock = clock
         self._room_bytes = room_bytes
@@ -161,7 +154,7 @@ class Hits:
         said = request.fields
         path = request.target.partition(b"?")[0].decode("ascii")
         with answering(self._spans, "GET", path, said.get(b"traceparent")):
-            return await self._desk.reply(key, self._client(peer, said.get(b"x-forwarded-for")), terms)
+            return await self._desk.reply(key, peer, said.get(b"x-forwarded-for"), terms)
 
     def _renewed(self, ready: _Ready, default_headers: Headers) -> bool:
         """Whether there is an answer at once; it is `ready` then until its age is a second more.
@@ -179,8 +172,7 @@ class Hits:
             return False
         held = answer.held
         reply = self._replies.serve(answer, held, ready.key.nsid, ready.terms)
-        lines = b"".join(b"%b: %b\r\n" % line for line in (*default_headers, *reply.headers))
-        response = b"".join((STATUS_LINE[reply.status], lines, b"\r\n", reply.body))
+        response = response_bytes(reply.status, [*default_headers, *reply.headers], reply.body)
         if ready.response:
             self._size_bytes += len(response) - len(ready.response)
         age_s, turns = held.age_s(now), (held.life.refresh_at_s, held.life.fresh_until_s)
@@ -210,7 +202,3 @@ class Hits:
             self._asked.clear()
             self._ready.clear()
             self._size_bytes = 0
-
-
-def _client_of(trust: Trust, peer: str | None, forwarded: str | None) -> Client:
-    return trust.client_of(peer, [] if forwarded is None else [forwarded])

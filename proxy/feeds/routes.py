@@ -7,7 +7,6 @@ from collections.abc import Mapping
 
 from starlette.types import Receive, Scope, Send
 
-from proxy.clients import Client, Trust
 from proxy.errors import Rejected
 from proxy.feeds.desk import Desk
 from proxy.feeds.headers import Manner, preflight
@@ -21,11 +20,10 @@ _TARGET = re.compile(rb"/xrpc/([A-Za-z0-9.-]{1,320})/?")
 class FeedRoutes:
     """The ASGI application under /xrpc."""
 
-    def __init__(self, desk: Desk, replies: Replies, manner: Manner, trust: Trust) -> None:
+    def __init__(self, desk: Desk, replies: Replies, manner: Manner) -> None:
         self._desk = desk
         self._replies = replies
         self._manner = manner
-        self._trust = trust
 
     async def __call__(self, scope: Scope, _receive: Receive, send: Send) -> None:
         """Answer one request. Its body, if there is one, is not read."""
@@ -49,12 +47,8 @@ class FeedRoutes:
             key = _key(scope, nsid, request)
         except Rejected as error:
             return self._desk.reject(error, nsid, terms)
-        return await self._desk.reply(key, self._client(scope, request), terms)
-
-    def _client(self, scope: Scope, request: Mapping[str, str]) -> Client:
         peer = scope.get("client")
-        forwarded = request.get("x-forwarded-for")
-        return self._trust.client_of(peer[0] if peer else None, [] if forwarded is None else [forwarded])
+        return await self._desk.reply(key, peer[0] if peer else None, request.get("x-forwarded-for"), terms)
 
 
 def _headers_of(scope: Scope) -> dict[str, str]:
