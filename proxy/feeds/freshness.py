@@ -6,6 +6,7 @@ All ages are RFC 9111 §4.2.3 current ages in seconds: what the upstream said, p
 from __future__ import annotations
 
 import enum
+import functools
 import math
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -97,5 +98,9 @@ def cache_control(age_s: float, client_max_age_s: float, stale_if_error_s: float
 
 def updated_at_text(wall_now: float, age_s: float) -> str:
     """The instant of the upstream's last confirmation, RFC 3339 in UTC, to the second."""
-    instant = datetime.fromtimestamp(math.floor(wall_now) - math.floor(age_s), UTC)
-    return instant.strftime("%Y-%m-%dT%H:%M:%SZ")
+    return _instant_text(math.floor(wall_now) - math.floor(age_s))
+
+
+@functools.lru_cache(256)
+def _instant_text(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

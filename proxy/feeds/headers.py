@@ -5,6 +5,7 @@ Header lists are in ASGI's form: pairs of lower-case name and value, in bytes.
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -43,6 +44,7 @@ class Manner:
         return "*" in self.cors_origins
 
 
+@functools.lru_cache(256)
 def liked_codings(accept_encoding: str | None) -> tuple[str, ...]:
     """The codings that a client likes no less than none at all, best first; of equals, as we like them."""
     weights: dict[str, float] = {}
