@@ -35,6 +35,8 @@ _log = get_logger()
 
 # How often a script may be told to go elsewhere, or to come in full.
 _MAX_HOPS: Final = 5
+# So many calls of a step go out as one: a script holds up everybody else while it runs.
+_MAX_TOGETHER: Final = 32
 
 # A slot is on its way from one node to another. An ASK is not followed: a script would find half of its keys.
 MOVING: Final = (AskError, TryAgainError)
@@ -58,11 +60,6 @@ class Call:
     tell: Callable[[Any], None]
     in_full: bool = False  # the server does not know the script yet
     settled: bool = False
-
-    def command(self) -> tuple[Any, ...]:
-        """What is sent."""
-        how = ("EVAL", self.script.text) if self.in_full else ("EVALSHA", self.script.sha)
-        return (*how, len(self.keys), *self.keys, *self.args)
 
     def settle(self, answer: Any) -> None:
         """Hand over the answer, unless that was done before."""
@@ -162,23 +159,32 @@ async def _exchange(servers: Servers, calls: Sequence[Call], timeout_s: float) -
     again: list[Call] = []
     demoted = False
     async with connection_to(servers, calls[0].keys[0]) as connection:
+        together = _together(calls)
         # Ten times as fast as what the connection packs with by itself.
-        await connection.send_packed_command(b"".join(hiredis.pack_command(call.command()) for call in calls))
-        for call in calls:
+        await connection.send_packed_command(b"".join(map(_packed, together)))
+        for part in together:
             try:
-                call.settle(await read(connection, timeout_s))
+                answers = await read(connection, timeout_s)
+                if not part[0].script.step:
+                    answers = [answers]
             except NoScriptError:
-                call.in_full = True
-                again.append(call)
+                for call in part:
+                    call.in_full = True
+                again += part
+                continue
             except MovedError as error:
-                if servers.moved(call.keys[0], error.host or getattr(connection, "host", ""), error.port):
-                    again.append(call)
-                else:
-                    call.settle(ResponseError("this is a node of a cluster: name it by redis+cluster://"))
+                if servers.moved(part[0].keys[0], error.host or getattr(connection, "host", ""), error.port):
+                    again += part
+                    continue
+                answers = [ResponseError("this is a node of a cluster: name it by redis+cluster://")] * len(
+                    part
+                )
             except ResponseError as error:
-                plain = _plain(error)
-                demoted = demoted or isinstance(plain, (ReadOnlyError, ClusterDownError))
-                call.settle(plain)
+                answers = [error] * len(part)
+            for call, answer in zip(part, answers, strict=True):
+                told = _plain(answer)
+                demoted = demoted or isinstance(told, (ReadOnlyError, ClusterDownError))
+                call.settle(told)
         if demoted:
             # Another may be the master by now, be it behind the same name.
             servers.doubt()
@@ -186,6 +192,38 @@ async def _exchange(servers: Servers, calls: Sequence[Call], timeout_s: float) -
     return again
 
 
-def _plain(error: ResponseError) -> ResponseError:
-    """Redis 6.2 wraps what a replica says to a script that writes."""
-    return ReadOnlyError(str(error)) if "-READONLY " in str(error) else error
+def _together(calls: Sequence[Call]) -> list[list[Call]]:
+    """`calls`, apart by the commands that they are: those of one step are one, up to some number of them."""
+    parts: list[list[Call]] = []
+    open_parts: dict[tuple[str, ...], list[Call]] = {}
+    for call in calls:
+        if not call.script.step:
+            parts.append([call])
+            continue
+        name = (call.script.name, *call.keys)
+        part = open_parts.get(name)
+        if part is None or len(part) >= _MAX_TOGETHER:
+            part = open_parts[name] = []
+            parts.append(part)
+        part.append(call)
+    return parts
+
+
+def _packed(part: Sequence[Call]) -> bytes:
+    """The command that `part` is sent as."""
+    first = part[0]
+    script, args = first.script, first.args
+    how = ("EVAL", script.text) if first.in_full else ("EVALSHA", script.sha)
+    if script.step:
+        args = [script.name]
+        for call in part:
+            args += (len(call.args), *call.args)
+    packed: bytes = hiredis.pack_command((*how, len(first.keys), *first.keys, *args))
+    return packed
+
+
+def _plain(answer: Any) -> Any:
+    """`answer`; Redis 6.2 wraps what a replica says to a script that writes."""
+    if isinstance(answer, ResponseError) and "-READONLY " in str(answer):
+        return ReadOnlyError(str(answer))
+    return answer

@@ -1,7 +1,4 @@
-"""The store of the read path: short timeouts, nothing sent twice, errors of our own.
-
-Calls that are made at the same time travel together, so that a busy process costs few round trips.
-"""
+"""The store of the read path: short timeouts, nothing sent twice, errors of our own."""
 
 from __future__ import annotations
 
@@ -18,14 +15,14 @@ from proxy.clock import Clock
 from proxy.errors import StoreError, StoreRefused, StoreUnavailable
 from proxy.resilience.breaker import Ticket
 from proxy.store import subscription
-from proxy.store.calls import AWAY, MOVING, Call, put, send
+from proxy.store.batches import Batches
+from proxy.store.calls import AWAY, MOVING, Call, put
 from proxy.store.guard import Guard
 from proxy.store.persistence import persistence_of
 from proxy.store.scripts import Script
 from proxy.store.servers import Servers, servers_of
 
 TIMEOUT_S: Final = 0.5
-# So many batches are under way at a time; what comes meanwhile makes up the next one.
 _BATCHES: Final = 4
 _MAX_BATCH: Final = 64
 # An embedded store starts together with the processes that use it.
@@ -39,8 +36,7 @@ class Store:
         self._servers = servers
         self._clock = clock
         self._guard = Guard(clock, "store")
-        self._calls: list[Call] = []
-        self._batches: set[asyncio.Task[None]] = set()
+        self._batches = Batches(servers, TIMEOUT_S, at_a_time=_BATCHES, size=_MAX_BATCH)
         self._born_at = clock.steady()
         self._loading: bool | None = None  # None: it has not answered yet
         self._said_loading_at = 0.0
@@ -86,12 +82,9 @@ class Store:
         Raises StoreUnavailable at once while the store is left alone.
         """
         ticket = self._guard.admit()
-        call = Call(script, keys, args, lambda answer: tell(self._settled(script, ticket, answer)))
-        self._calls.append(call)
-        if len(self._batches) < _BATCHES:
-            batch = asyncio.create_task(self._send_batches(), name="store batch")
-            self._batches.add(batch)
-            batch.add_done_callback(self._batches.discard)
+        self._batches.add(
+            Call(script, keys, args, lambda answer: tell(self._settled(script, ticket, answer)))
+        )
 
     async def about(self, key: str) -> Mapping[str, str]:
         """What the server that has `key` says of itself: see `persistence_of`."""
@@ -103,14 +96,8 @@ class Store:
 
     async def aclose(self) -> None:
         """Let go out what is under way, then close every connection."""
-        while self._batches:
-            await asyncio.wait(self._batches)
+        await self._batches.aclose()
         await self._servers.aclose()
-
-    async def _send_batches(self) -> None:
-        while self._calls:
-            calls, self._calls = self._calls[:_MAX_BATCH], self._calls[_MAX_BATCH:]
-            await send(self._servers, calls, TIMEOUT_S)
 
     def _settled(self, script: Script, ticket: Ticket, answer: Any) -> Any:
         """What the caller is told of `answer`, and what it says of the store."""

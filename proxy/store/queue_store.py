@@ -1,7 +1,4 @@
-"""The store of the queue: patient, and safe to send a script again whose answer was lost.
-
-Calls that are made at the same time travel together, so that a busy worker costs few round trips.
-"""
+"""The store of the queue: patient, and safe to send a script again whose answer was lost."""
 
 from __future__ import annotations
 
@@ -17,7 +14,8 @@ from proxy.clock import Clock
 from proxy.errors import StoreRefused, StoreUnavailable
 from proxy.resilience.breaker import Ticket
 from proxy.store import subscription
-from proxy.store.calls import AWAY, MOVING, Call, connection_to, heed_cancellation, put, read, send
+from proxy.store.batches import Batches
+from proxy.store.calls import AWAY, MOVING, Call, connection_to, heed_cancellation, put, read
 from proxy.store.guard import Guard
 from proxy.store.scripts import Script
 from proxy.store.servers import Servers, servers_of
@@ -26,9 +24,9 @@ TIMEOUT_S: Final = 2.0
 # A script is sent so often before its caller is told that the store is away, after pauses of these seconds.
 PAUSES_S: Final = (0.0, 0.05, 0.25)
 BLOCK_MS: Final = 5000
-# So many batches are under way at a time; what comes meanwhile makes up the next one.
+# Small, so that a busy worker reads the answers to some while the store carries out others.
 _BATCHES: Final = 2
-_MAX_BATCH: Final = 64
+_MAX_BATCH: Final = 32
 
 # A replica takes no jobs: its master is elsewhere, or will be.
 _AWAY: Final = (*AWAY, ReadOnlyError)
@@ -43,8 +41,7 @@ class QueueStore:
     def __init__(self, servers: Servers, clock: Clock) -> None:
         self._servers = servers
         self._guard = Guard(clock, "queue_store")
-        self._calls: list[Call] = []
-        self._batches: set[asyncio.Task[None]] = set()
+        self._batches = Batches(servers, TIMEOUT_S, at_a_time=_BATCHES, size=_MAX_BATCH)
 
     @property
     def reachable(self) -> bool:
@@ -96,8 +93,7 @@ class QueueStore:
 
     async def aclose(self) -> None:
         """Let go out what is under way, then close every connection."""
-        while self._batches:
-            await asyncio.wait(self._batches)
+        await self._batches.aclose()
         await self._servers.aclose()
 
     async def _sent(self, ticket: Ticket, script: Script, key: str, args: Sequence[Any]) -> Any:
@@ -117,11 +113,7 @@ class QueueStore:
 
     async def _queued(self, script: Script, key: str, args: Sequence[Any]) -> Any:
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._calls.append(Call(script, (key,), args, functools.partial(put, answer)))
-        if len(self._batches) < _BATCHES:
-            batch = asyncio.create_task(self._send_batches(), name="queue batch")
-            self._batches.add(batch)
-            batch.add_done_callback(self._batches.discard)
+        self._batches.add(Call(script, (key,), args, functools.partial(put, answer)))
         try:
             return await answer
         except _AWAY as error:
@@ -130,11 +122,6 @@ class QueueStore:
             raise StoreUnavailable(f"{type(error).__name__} in {script.name}") from error
         except RedisError as error:
             raise StoreRefused(f"{script.name}: {error}") from error
-
-    async def _send_batches(self) -> None:
-        while self._calls:
-            calls, self._calls = self._calls[:_MAX_BATCH], self._calls[_MAX_BATCH:]
-            await send(self._servers, calls, TIMEOUT_S)
 
 
 def connect_queue(url: SecretStr, clock: Clock) -> QueueStore:

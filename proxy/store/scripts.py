@@ -10,14 +10,16 @@ from importlib.resources import files
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """A script that runs in the store in one step. Each says in its head what it takes and returns.
+    """A script that runs in the store in one go. Each says in its head what it takes and returns.
 
-    One that is a step of a larger script is called with its name behind all other arguments.
+    One that is a step of a larger script is called with its name, then, for each of any number of calls, with
+    how many arguments there are and these; it returns an array of answers, some of which may be errors.
     """
 
     name: str
     text: str
     sha: str
+    step: bool = False
 
 
 def script(name: str, *, libraries: Sequence[str] = ()) -> Script:
@@ -31,25 +33,25 @@ def steps(
     """One script of many steps, each lua/<name>.lua, behind the text of `libraries` with its local functions.
 
     Each group has further libraries, and the steps that use them: no call makes functions that it does not
-    need. The first library keeps the step's name, the last argument, as STEP.
+    need, and calls of one step that are made together make them once.
     """
-    parts = [_text(library) for library in libraries]
+    parts = ["local STEP, step, at_end = ARGV[1], nil, nil", *map(_text, libraries)]
     for own_libraries, names in groups:
         parts.append(f"if {_any_of(names)} then")
-        parts += [_text(library) for library in own_libraries]
-        parts += [f"if STEP == '{name}' then\n{_text(name)}\nend" for name in names]
+        parts += map(_text, own_libraries)
+        parts += [f"if STEP == '{name}' then step = function(ARGV)\n{_text(name)}\nend end" for name in names]
         parts.append("end")
-    text = "\n".join((*parts, "return redis.error_reply('no such step')"))
-    return {name: _script(name, text) for _, names in groups for name in names}
+    text = "\n".join((*parts, _text("each_call")))
+    return {name: _script(name, text, step=True) for _, names in groups for name in names}
 
 
 def _any_of(names: Sequence[str]) -> str:
     return " or ".join(f"STEP == '{name}'" for name in names)
 
 
-def _script(name: str, text: str) -> Script:
+def _script(name: str, text: str, *, step: bool = False) -> Script:
     # Redis names scripts by their SHA-1.
-    return Script(name, text, sha1(text.encode(), usedforsecurity=False).hexdigest())
+    return Script(name, text, sha1(text.encode(), usedforsecurity=False).hexdigest(), step)
 
 
 def _text(name: str) -> str:

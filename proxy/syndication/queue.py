@@ -348,7 +348,7 @@ class JobQueue:
 
     async def run(self, step: str, args: Sequence[Any]) -> Any:
         """What the step of the queue's script answers."""
-        return await self._store.run(STEPS[step], self._prefix, [*args, step])
+        return await self._store.run(STEPS[step], self._prefix, args)
 
     async def _take(self, worker: str, count: int, stream: Stream, how: list[Any]) -> list[Leased] | None:
         request = secrets.token_urlsafe(6)

@@ -1,5 +1,5 @@
--- The queue. All its steps are one script: this library, then those named queue_*, then the steps, of which the
--- last of ARGV names one. (A script for each would hold the library twenty times over in the store's Lua, whose
+-- The queue. All its steps are one script: this library, then those named queue_*, then the steps, of which STEP
+-- names one. (A script for each would hold the library twenty times over in the store's Lua, whose
 -- garbage collector then takes longer than the steps.)
 -- KEYS[1] is the prefix of every key, with the hash tag that all of them share. Time is the store's, in ms.
 --
@@ -31,7 +31,6 @@
 -- An account has at most one entry in `bells`, from the ring until what was leased with it is settled: so
 -- accounts take turns, and the posts of one go out one after the other.
 local P = KEYS[1]
-local STEP = table.remove(ARGV)
 local time_now = redis.call('TIME')
 local NOW = time_now[1] * 1000 + math.floor(time_now[2] / 1000)
 -- While the queue is carried from one store to another, nothing happens in either.

@@ -74,14 +74,14 @@ local function finish_delivery(id, state, changes)
   redis.call('ZREM', P .. 'live', id)
   if state == 'dead' then add_dead(id) end
   local job_hash = job_key(job)
-  local known = redis.call('HMGET', job_hash, 'open', 'accounts', unpack(JOB_FIELDS))
+  local known = redis.call('HMGET', job_hash, 'open', 'accounts', 'enrich', 'callback_url', unpack(JOB_FIELDS))
   local open = tonumber(known[1] or 0) - 1
   local status, failed
   if known[1] then status, failed = job_status(job, known[2], id, state) end
   local callback
   if open == 0 then
-    stop_enriching(job, known[JOB_SITE])
-    callback = notify(job, known[JOB_SITE])
+    if known[3] == 'running' then stop_enriching(job, known[JOB_SITE]) end
+    if given(known[4]) then callback = notify(job, known[JOB_SITE]) end
   end
   if open == 0 and not failed then
     -- Only now is the payload not needed any more: what has failed may be tried again.

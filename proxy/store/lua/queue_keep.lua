@@ -9,7 +9,7 @@
 local FORMAT = 2
 local JOB_FIELDS = { 'site', 'post', 'status', 'created_at_ms', 'finished_at_ms', 'first_published_at_ms', 'revision', 'group',
   'edition', 'generation', 'priority', 'callback' }
-local JOB_SITE = 3 -- in an answer to HMGET open accounts and JOB_FIELDS
+local JOB_SITE = 5 -- in an answer to HMGET open accounts enrich callback_url and JOB_FIELDS
 local DELIVERY_FIELDS = { 'account', 'state', 'did', 'rkey', 'cid', 'last', 'attempts', 'failures', 'degraded', 'uri',
   'generation', 'action' }
 local WHO_FIELDS = { 'format', 'job', 'url', 'first_at_ms', 'revision', 'state', 'generation', 'last', 'since' }
@@ -34,16 +34,14 @@ local function flat(fields)
   return list
 end
 
-local function usual(name)
-  return ({ edition = '1', generation = '0', priority = 'normal', failures = '0', degraded = '[]', action = 'post' })[name]
-end
+local USUAL = { edition = '1', generation = '0', priority = 'normal', failures = '0', degraded = '[]', action = 'post' }
 
 -- The values of `names`, of which `changes` are newer than `values`.
 local function packed(names, values, changes)
   local list, length = {}, 0
   for i, name in ipairs(names) do
     local value = changes[name] or values[i] or ''
-    if value == usual(name) then value = '' end
+    if value == USUAL[name] then value = '' end
     if value ~= '' then length = i end
     list[i] = value
   end
@@ -53,7 +51,7 @@ end
 
 -- Into `fields` what packed made of those `names`.
 local function unpacked(names, list, fields)
-  for i, name in ipairs(names) do fields[name] = given(list[i]) and list[i] or usual(name) end
+  for i, name in ipairs(names) do fields[name] = given(list[i]) and list[i] or USUAL[name] end
   return fields
 end
 
@@ -67,9 +65,9 @@ local function packed_delivery(id, changes)
   return packed(DELIVERY_FIELDS, list, changes)
 end
 
--- The job is over. `known`: its fields open, accounts and JOB_FIELDS; `changes`: news of it and of its delivery `id`.
+-- The job is over. `known`: its fields as JOB_SITE has them; `changes`: news of it and of its delivery `id`.
 local function fold(job, known, id, changes)
-  local kept, keys = { FORMAT, packed(JOB_FIELDS, { unpack(known, 3) }, changes) }, { job_key(job) }
+  local kept, keys = { FORMAT, packed(JOB_FIELDS, { unpack(known, JOB_SITE) }, changes) }, { job_key(job) }
   for account in string.gmatch(known[2], '[^,]+') do
     local other = job .. ':' .. account
     kept[#kept + 1] = packed_delivery(other, other == id and changes or {})

@@ -75,12 +75,11 @@ local function head(account, format, hurried)
   return first_from(account, 0, format)
 end
 
--- What the account remembers of a delivery with that score going out.
-local function note_turn(account, score, hurried)
-  local key = account_key(account)
-  local clock = score < 0 and 'urgent_vtime' or 'vtime'
-  local virtual = score < 0 and score + URGENT or score
-  redis.call('HSET', key, clock, math.max(tonumber(redis.call('HGET', key, clock) or 0), virtual))
+-- What the account remembers of a delivery with that score going out. `vtime` and `urgent_vtime`: as it has them.
+local function note_turn(account, id, worker, score, hurried, vtime, urgent_vtime)
+  local key, clock, virtual, known = account_key(account), 'vtime', score, vtime
+  if score < 0 then clock, virtual, known = 'urgent_vtime', score + URGENT, urgent_vtime end
+  redis.call('HSET', key, 'active', id, 'worker', worker, clock, math.max(tonumber(known or 0), virtual))
   if score < 0 and redis.call('ZCOUNT', backlog_key(account), 0, '+inf') > 0 then
     redis.call('HINCRBY', key, 'hurried', 1)
   elseif hurried then
@@ -96,7 +95,7 @@ end
 local function lease(entry, account, worker, token, format, lease_ms)
   local key = account_key(account)
   local known = redis.call('HMGET', key, 'bell', 'active', 'paused', 'gate_until_ms', 'refused', 'tried',
-    'hurried', 'unknown_since_ms')
+    'hurried', 'unknown_since_ms', 'vtime', 'urgent_vtime')
   if known[1] ~= entry then
     remove_entry(account, entry)
     return nil
@@ -120,8 +119,7 @@ local function lease(entry, account, worker, token, format, lease_ms)
   end
   redis.call('ZREM', backlog_key(account), id)
   redis.call('HSET', delivery_key(id), 'state', 'active', 'token', token, 'worker', worker, 'fence', fence + 1)
-  redis.call('HSET', key, 'active', id, 'worker', worker)
-  note_turn(account, score, known[7])
+  note_turn(account, id, worker, score, known[7], known[9], known[10])
   if fence == 0 and errand_kind(id) == 'enrich' then
     redis.call('HSET', delivery_key(id), 'expires_at_ms', string.format('%.0f', NOW + ENRICH_MS))
     redis.call('ZADD', P .. 'live', NOW + ENRICH_MS, id)
@@ -159,18 +157,6 @@ local function read_bells(stream, worker, count, from)
   return answer and not answer.err and answer[1] and answer[1][2] or {}
 end
 
--- The next of the stream for a worker that has just settled one; '' as worker: it wants none.
-local function take_next(stream, worker, token, format, lease_ms)
-  if not given(worker) or not redis.call('ZSCORE', P .. 'workers', worker) then return false end
-  for _ = 1, 3 do
-    local bell = read_bells(stream, worker, 1, '>')[1]
-    if not bell then return false end
-    local leased = lease_safely(bell[1], bell[2][2], worker, token, format, lease_ms)
-    if leased then return leased end
-  end
-  return false
-end
-
 -- The delivery that the worker holds by this bell, and its token; nil if it holds none by it.
 local function held(worker, bell)
   if not bell[2] then return nil end
@@ -180,17 +166,45 @@ local function held(worker, bell)
   end
 end
 
--- What a step that settles a delivery returns: { ours | again | lost, the next delivery or false }.
--- Made again, it hands out the same delivery again, as long as the worker has not settled that.
+-- Who has settled one and wants another: tables of answer, token, format and lease_ms, by stream, then by worker.
+local wanting = { [BELLS] = {}, [ERRANDS] = {} }
+
+-- The next of the stream for those of a worker, as far as there are any.
+local function hand_out(stream, worker, wants)
+  if not redis.call('ZSCORE', P .. 'workers', worker) then return end
+  for _ = 1, 3 do
+    local bells, unserved = read_bells(stream, worker, #wants, '>'), {}
+    for number, bell in ipairs(bells) do
+      local want = wants[number]
+      local leased = lease_safely(bell[1], bell[2][2], worker, want.token, want.format, want.lease_ms)
+      if leased then want.answer[2] = leased else unserved[#unserved + 1] = want end
+    end
+    if #unserved == 0 then return end
+    wants = unserved
+  end
+end
+
+-- When all that comes together is settled: one look into a stream is as dear as many leases.
+at_end = function()
+  for stream, workers in pairs(wanting) do
+    for worker, wants in pairs(workers) do hand_out(stream, worker, wants) end
+  end
+end
+
+-- What a step that settles a delivery returns: { ours | again | lost, the next delivery or false }; '' as worker: it
+-- wants none. Made again, it hands out the same delivery again, as long as the worker has not settled that.
 local function settled(settled_id, how, worker, token, format, lease_ms)
   local _, account = job_and_account(settled_id)
-  local stream = bells_of(account)
-  if how == 'ours' then return { how, take_next(stream, worker, token, tonumber(format), tonumber(lease_ms)) } end
-  if how == 'again' and given(worker) then
+  local stream, answer = bells_of(account), { how, false }
+  if how == 'ours' and given(worker) then
+    local wants = wanting[stream][worker] or {}
+    wanting[stream][worker] = wants
+    wants[#wants + 1] = { answer = answer, token = token, format = tonumber(format), lease_ms = tonumber(lease_ms) }
+  elseif how == 'again' and given(worker) then
     for _, bell in ipairs(read_bells(stream, worker, 1000, '0')) do
       local id, its_token = held(worker, bell)
-      if id and its_token == token then return { how, handed_over(id) } end
+      if id and its_token == token then answer[2] = handed_over(id) end
     end
   end
-  return { how, false }
+  return answer
 end
