@@ -22,6 +22,7 @@ from proxy.clients import Trust
 from proxy.clock import Clock
 from proxy.composition.common import store_of, user_agent
 from proxy.feeds.actors import Actors
+from proxy.feeds.arrivals import Arrivals
 from proxy.feeds.changes import Changes, Herald, herald_of
 from proxy.feeds.counting import ReadTally
 from proxy.feeds.desk import Desk
@@ -156,7 +157,7 @@ async def reading(
         )
         caches = _caches(settings, clock, _shared(settings, clock, link, prefix=prefix, channel=news.channel))
         leases = Leases(caches.shared, news, clock, draw=draw)
-        filler = Filler(appview, caches, leases, purges, policy, clock, draw=draw)
+        filler = Filler(appview, caches, leases, purges, policy, clock, Arrivals(draw))
         popular = Popular(link, clock, prefix=f"{prefix}{{fleet}}:")
         service = FeedService(
             filler,

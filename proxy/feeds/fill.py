@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import random
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -17,9 +15,10 @@ import anyio
 from proxy.bluesky.appview import AppView, Reply
 from proxy.clock import Clock
 from proxy.errors import ShareSpent, StoreError, UpstreamError, UpstreamFailure, UpstreamUnavailable
-from proxy.feeds.entry import Entry, compressed, dids_for
+from proxy.feeds.arrivals import Arrivals
+from proxy.feeds.entry import Entry, compressed
 from proxy.feeds.failing import FailingKeys
-from proxy.feeds.freshness import Freshness, initial_age
+from proxy.feeds.freshness import Freshness
 from proxy.feeds.held import Held
 from proxy.feeds.key import FeedKey
 from proxy.feeds.leases import Found, Leases
@@ -29,7 +28,7 @@ from proxy.feeds.policy import FeedPolicy
 from proxy.feeds.purge import Purges
 from proxy.feeds.recent import RecentSet
 from proxy.feeds.shared import Lead, LeftAlone, Loaded, SharedCache, Unshareable, Write
-from proxy.feeds.storability import conditional, merged, refusal
+from proxy.feeds.storability import conditional, refusal
 from proxy.resilience.limiter import Asker, Rank
 from proxy.syntax import is_did
 from proxy.telemetry import get_logger
@@ -37,8 +36,6 @@ from proxy.telemetry import get_logger
 # XRPC errors by which the upstream says that what we hold is gone for good.
 _GONE: Final = frozenset({"AccountDeactivated", "AccountTakedown", "NotFound"})
 _NO_PROFILE: Final = "Profile not found"
-# To hand so little to a thread takes longer than to do it.
-_SMALL_BYTES: Final = 8 * 1024
 
 _log = get_logger()
 
@@ -65,8 +62,7 @@ class Filler:
         purges: Purges,
         policy: FeedPolicy,
         clock: Clock,
-        *,
-        draw: random.Random,
+        arrivals: Arrivals,
     ) -> None:
         self._appview = appview
         self._caches = caches
@@ -74,7 +70,7 @@ class Filler:
         self._purges = purges
         self._policy = policy
         self._clock = clock
-        self._draw = draw
+        self._arrivals = arrivals
 
     async def warm_up(self) -> None:
         """Do once what the first question would pay for: the connection to level 2, a thread, its codings.
@@ -216,64 +212,22 @@ class Filler:
         if reply.status == 304:
             if held is None or held.entry.negative:
                 raise UpstreamFailure("the upstream answered 304 to a plain request", upstream_status=304)
-            confirmed = self._confirmed(key, held.entry, reply, arrived_at, flight)
+            entry = self._arrivals.confirmed(reply, held.entry)
+            confirmed = self._held(key, entry, born_at=arrived_at - entry.initial_age_s, as_of=flight.as_of)
             self._hold(key, confirmed)
             write = self._caches.shared.confirm
             return Filled(confirmed, 304, conclude=self._keeping(write, key, confirmed, arrived_at, flight))
         if reply.status >= 400 and _keeps_its_copy(held) and not _is_gone(reply, under_did=under_did):
             raise UpstreamFailure(f"the upstream answered {reply.error}", upstream_status=reply.status)
-        entry = await self._entry(key, reply, held.entry.dids if held is not None else {})
+        entry = await self._arrivals.entry(key, reply, held.entry if held is not None else None)
         fresh = self._held(key, entry, born_at=arrived_at - entry.initial_age_s, as_of=flight.as_of)
         reason = refusal(_headers(key), reply.headers)
         if reason is not None:
             return Unshared(fresh, reason, self._unshareable(key, flight))
         self._hold(key, fresh)
-        write = self._caches.shared.store
+        unchanged = held is not None and entry.bodies is held.entry.bodies
+        write = self._caches.shared.confirm if unchanged else self._caches.shared.store
         return Filled(fresh, reply.status, conclude=self._keeping(write, key, fresh, arrived_at, flight))
-
-    def _confirmed(
-        self, key: FeedKey, stored: Entry, reply: Reply, arrived_at: float, flight: _Flight
-    ) -> Held:
-        kept = {"etag": stored.upstream_etag, "atproto-content-labelers": stored.labelers}
-        headers = merged({name: value for name, value in kept.items() if value is not None}, reply.headers)
-        entry = replace(
-            stored,
-            stamp=self._stamp(),
-            upstream_etag=_plain(headers.get("etag")),
-            labelers=_plain(headers.get("atproto-content-labelers")),
-            initial_age_s=initial_age(reply.headers.get("age"), reply.took_s),
-            cost_s=reply.took_s,
-            early_draw=self._draw.expovariate(1.0),
-        )
-        return self._held(key, entry, born_at=arrived_at - entry.initial_age_s, as_of=flight.as_of)
-
-    async def _entry(self, key: FeedKey, reply: Reply, known_dids: Mapping[str, str]) -> Entry:
-        document = reply.document or {}
-        cursor = document.get("cursor")
-        if len(reply.body) <= _SMALL_BYTES:
-            (bodies, body_hash), dids = compressed(reply.body), dids_for(key, document)
-        else:
-            (bodies, body_hash), dids = await asyncio.gather(
-                asyncio.to_thread(compressed, reply.body), asyncio.to_thread(dids_for, key, document)
-            )
-        return Entry(
-            key_id=key.id,
-            stamp=self._stamp(),
-            status=reply.status,
-            content_type=_plain(reply.headers.get("content-type")) or "application/json",
-            bodies=bodies,
-            body_hash=body_hash,
-            upstream_etag=_plain(reply.headers.get("etag")),
-            labelers=_plain(reply.headers.get("atproto-content-labelers")),
-            initial_age_s=initial_age(reply.headers.get("age"), reply.took_s),
-            cost_s=reply.took_s,
-            early_draw=self._draw.expovariate(1.0),
-            dids={**known_dids, **dids},
-            cursor=cursor if isinstance(cursor, str) else None,
-        )
-
-    def _stamp(self) -> str:
-        return f"{self._draw.getrandbits(64):016x}"
 
     def _held(
         self, key: FeedKey, entry: Entry, *, born_at: float, as_of: int, from_future: bool = False
@@ -388,11 +342,6 @@ def _headers(key: FeedKey) -> dict[str, str]:
     if key.language is not None:
         headers["accept-language"] = key.language
     return headers
-
-
-def _plain(value: str | None) -> str | None:
-    """A header value that may be passed on: printable ASCII, or nothing."""
-    return value if value is not None and value.isascii() and value.isprintable() else None
 
 
 def _keeps_its_copy(held: Held | None) -> bool:

@@ -37,6 +37,7 @@ class Response:
 
     `cut_at`: the connection closes after so many bytes of the body. `drip_s`: a pause before each byte of
     the whole answer. `close`: the connection closes without an answer. `hang`: no answer, connection open.
+    `validates`: who has the same already is answered 304.
     """
 
     status: int = 200
@@ -48,6 +49,7 @@ class Response:
     close: bool = False
     hang: bool = False
     date: bool = True
+    validates: bool = True
 
 
 def json_response(document: object, status: int = 200, **more: object) -> Response:
@@ -147,7 +149,7 @@ class Upstream:
             **response.headers,
         }
         status, body = response.status, response.body
-        if status == 200 and request.headers.get("if-none-match") == etag:
+        if response.validates and status == 200 and request.headers.get("if-none-match") == etag:
             status, body = 304, b""
             del headers["Content-Length"], headers["Content-Type"]
         lines = [f"HTTP/1.1 {status} Whatever", *(f"{name}: {value}" for name, value in headers.items())]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import json
 from datetime import datetime
 
 import brotli
@@ -106,6 +107,63 @@ async def test_a_304_confirms_without_the_body(start, upstream, clock, store):
         assert answer.headers["age"] == "0"
     assert answer.content == first.content
     assert answer.headers["etag"] == first.headers["etag"]
+
+
+async def test_an_answer_that_says_the_same_leaves_what_is_stored_of_it(start, upstream, clock, store):
+    """Its age starts anew and its headers are new, for the whole fleet; its bodies are not sent again."""
+    labelers = {"value": "did:plc:one"}
+    author = {"handle": "alice.test", "did": f"did:plc:{'a' * 24}"}
+    upstream.answer = lambda _: json_response(
+        {"feed": [{"post": {"author": author}}], "filler": "x" * 600},
+        headers={"atproto-content-labelers": labelers["value"]},
+        validates=False,
+    )
+    async with start(clock=clock, CACHE_TTL=100) as proxy:
+        first = await proxy.get(feed())
+        await store.wait_for_keys(1)
+        store.set_field("body:br", brotli.compress(b"as it was"))
+        labelers["value"] = "did:plc:two"
+        await proxy.pass_time(150)
+        await proxy.get(feed())
+        again = await refreshed(proxy, feed())
+        assert (again.headers["age"], again.headers["etag"]) == ("0", first.headers["etag"])
+        assert again.headers["atproto-content-labelers"] == "did:plc:two"
+        assert again.content == first.content
+    (kept,) = store.values()
+    assert kept[b"body:br"] == brotli.compress(b"as it was")
+    assert json.loads(kept[b"meta"])["dids"] == {author["handle"]: author["did"]}
+    async with start(clock=clock, CACHE_TTL=100) as other:
+        told = await other.get(feed())
+        assert status(told).startswith("feedproxy; hit")
+        assert (told.headers["age"], told.headers["atproto-content-labelers"]) == ("0", "did:plc:two")
+    assert upstream.count == 2
+
+
+async def test_an_answer_that_says_another_thing_replaces_what_is_stored(start, upstream, clock, store):
+    async with start(clock=clock, CACHE_TTL=100) as proxy:
+        first = await proxy.get(feed())
+        await store.wait_for_keys(1)
+        upstream.version = "another"
+        await proxy.pass_time(150)
+        await proxy.get(feed())
+        again = await refreshed(proxy, feed())
+        assert again.json()["version"] == "another"
+        assert again.headers["etag"] != first.headers["etag"]
+    (kept,) = store.values()
+    assert brotli.decompress(kept[b"body:br"]) == again.content
+
+
+async def test_what_says_the_same_as_another_host_has_lost_is_stored_whole(start, upstream, clock, store):
+    upstream.answer = lambda _: json_response({"feed": [], "filler": "x" * 600}, validates=False)
+    async with start(clock=clock, CACHE_TTL=100) as proxy:
+        first = await proxy.get(feed())
+        await store.wait_for_keys(1)
+        store.replace_by_text()
+        await proxy.pass_time(150)
+        await proxy.get(feed())
+        await refreshed(proxy, feed())
+    (kept,) = store.values()
+    assert brotli.decompress(kept[b"body:br"]) == first.content
 
 
 @pytest.mark.parametrize(
