@@ -16,4 +16,4 @@ if __name__ == "__main__":
     # Modules stay: whoever looks for garbage later need not look through them.
     gc.freeze()
     gc.enable()
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -1,7 +1,8 @@
 """The channel between the supervisor and its children: how each knows that the other lives and is ready.
 
-One end of a socketpair each, newline-delimited JSON with a format number. The channel closing is the news
-that the other side is gone, whatever killed it. Events a side does not know are ignored, so that a supervisor
+One end of a socketpair each, newline-delimited JSON with a format number. The first event, with file
+descriptors, tells a child that has loaded its modules what it is to do. The channel closing is the news that
+the other side is gone, whatever killed it. Events a side does not know are ignored, so that a supervisor
 and a child of neighbouring versions get along.
 """
 
@@ -10,8 +11,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import socket
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
@@ -20,6 +23,7 @@ _LINE_LIMIT_BYTES = 65_536
 # What may wait for a child that has stopped reading; the next event it gets carries the whole state anyway.
 _BACKLOG_BYTES = 65_536
 _INCIDENTS_TOLD = 3  # the latest; there are paths in them, and a line has its limit
+_FDS_MAX = 16
 
 
 def encode(event: str, **fields: Any) -> bytes:
@@ -40,6 +44,35 @@ def decode(line: bytes) -> dict[str, Any] | None:
     ):
         return None
     return message
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beginning:
+    """What a child is told first: its place, what to add to its environment, file descriptors by name."""
+
+    place: int
+    environ: Mapping[str, str]
+    fds: Mapping[str, int]
+
+
+def receive_beginning(control_fd: int) -> Beginning | None:
+    """Wait for it; None when the supervisor is gone, or says what we do not understand."""
+    control = socket.socket(fileno=control_fd)
+    try:
+        # The descriptors come with the first byte. What is behind the line is left to ControlChannel.
+        first, fds, _, _ = socket.recv_fds(control, 1, _FDS_MAX)
+        line = first + control.makefile("rb", buffering=0).readline()
+    except OSError:
+        return None
+    finally:
+        control.detach()
+    for fd in fds:
+        os.set_inheritable(fd, False)  # noqa: FBT003
+    match decode(line):
+        case {"event": "begin", "place": int(place), "environ": dict(environ), "fds": list(names)}:
+            return Beginning(place=place, environ=environ, fds=dict(zip(names, fds, strict=True)))
+        case _:
+            return None
 
 
 class _End:
@@ -153,11 +186,11 @@ class ControlChannel(_End):
 class ChildLink(_End):
     """The supervisor's end of one child's channel."""
 
-    @classmethod
-    def pair(cls) -> tuple[ChildLink, socket.socket]:
-        """A link, and the socket that its child inherits (close it here once the child is spawned)."""
-        ours, theirs = socket.socketpair()
-        return cls(ours), theirs
+    def send_beginning(self, beginning: Beginning) -> None:
+        """Tell the child what it is to do, before anything else; a child that has gone hears nothing."""
+        told = {"place": beginning.place, "environ": dict(beginning.environ), "fds": list(beginning.fds)}
+        with contextlib.suppress(OSError):
+            socket.send_fds(self._sock, [encode("begin", **told)], list(beginning.fds.values()))
 
     def send_fleet(self, ready: int, expected: int) -> None:
         """Tell the child how many web processes are ready; for a child that has gone, nothing happens."""

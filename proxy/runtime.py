@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import gc
@@ -12,7 +11,7 @@ import select
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -30,7 +29,7 @@ from proxy.clock import Clock, SystemClock
 from proxy.composition.reading import Reading, reading, telling_of_changes
 from proxy.composition.routes import admin_routes, widget_routes
 from proxy.composition.syndicating import Syndication, syndicating
-from proxy.control import ControlChannel
+from proxy.control import ControlChannel, receive_beginning
 from proxy.crowd import ConnectionLimits
 from proxy.edge import EdgeConfig
 from proxy.errors import FeedproxyError, UsageError
@@ -368,14 +367,23 @@ def _listener(fd: int | None) -> socket.socket | None:
     return listener
 
 
-def main(argv: Iterable[str] | None = None) -> int:
-    """Entry point of a child process; its options come from the supervisor. Returns the exit code."""
-    parser = argparse.ArgumentParser(prog="proxy.child")
-    parser.add_argument("role", choices=["web", "worker"])
-    for number in ("listen-fd", "ops-fd", "control-fd", "tally-fd", "place"):
-        parser.add_argument(f"--{number}", type=int)
-    given = vars(parser.parse_args(None if argv is None else list(argv)))
-    handed = Handed(**{name: value for name, value in given.items() if value is not None})
+def main(argv: Sequence[str]) -> int:
+    """Entry point of a child process: ROLE --control-fd=N. Returns the exit code.
+
+    Everything else it is told over its control channel; 0 when the supervisor leaves before that.
+    """
+    role: Literal["web", "worker"] = "worker" if argv[0] == "worker" else "web"
+    control_fd = int(argv[1].removeprefix("--control-fd="))
+    beginning = receive_beginning(control_fd)
+    if beginning is None:
+        return 0
+    os.environ.update(beginning.environ)
+    fds = {f"{name}_fd": number for name, number in beginning.fds.items()}
+    return run(Handed(role=role, control_fd=control_fd, place=beginning.place, **fds))
+
+
+def run(handed: Handed) -> int:
+    """Be such a process until it ends. Returns the exit code."""
     try:
         settings = load_settings(os.environ)
         redactor = configure_logging(settings, role=handed.role)

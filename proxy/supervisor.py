@@ -6,26 +6,23 @@ import asyncio
 import contextlib
 import functools
 import os
-import resource
 import signal
 import socket
-import sys
+import subprocess
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from proxy.clock import Clock, SystemClock
-from proxy.control import ChildLink
+from proxy.control import Beginning, ChildLink
 from proxy.hanging import HUNG_S, HangWatch
 from proxy.listeners import bind, place_of, serves_anything_to_anyone
 from proxy.settings import PREFIX, Settings
+from proxy.spawning import CHILD_COMMAND, Spawned, spawn
 from proxy.store.datadir import data_dir_lock
 from proxy.store.embedded import EmbeddedValkey
-from proxy.systemd import OURS_ALONE, ServiceManager, inherited_listener
+from proxy.systemd import ServiceManager, inherited_listener
 from proxy.tally import Pulses, new_memory
 from proxy.telemetry import get_logger
-
-# -P: a directory called `proxy` where the operator happens to stand is not ours.
-CHILD_COMMAND = (sys.executable, "-P", "-m", "proxy.child")
 
 RESTART_FIRST_S = 0.1
 RESTART_MAX_S = 5.0
@@ -36,7 +33,6 @@ STOP_S = 9.5
 HURRY_S = 1.0
 # A worker waits for so long for the first web process to be up.
 WEB_FIRST_S = 5.0
-OPEN_FILES_MAX = 65_536
 
 
 class RestartDelay:
@@ -60,25 +56,29 @@ class _Child:
 
     role: str  # web or worker
     slot: int  # from 0; stays with the process that replaces it
-    process: asyncio.subprocess.Process
+    process: subprocess.Popen[bytes]
     link: ChildLink
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
     ready: bool = False  # it is up; a web process accepts connections
     to_reload: bool = False  # told to reload before it could listen to that
 
     def signal(self, number: signal.Signals) -> None:
-        if self.process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                self.process.send_signal(number)
+        self.process.send_signal(number)  # once it has ended, that does nothing
+
+    def look(self) -> None:
+        """Collect it if it has ended."""
+        if self.process.poll() is not None:
+            self.ended.set()
 
 
 class Supervisor:
     """Keeps the processes of one host running until told to stop.
 
     `listener` is the bound socket that all web processes accept from, `ops_listener` one for operators alone;
-    a stop closes both. `valkey` is None where the operator runs a Redis. `child_command` is followed by the
-    role and its options. A child that is silent for `hung_s` is ended, and replaced like any that died.
-    Signals: SIGTERM and SIGINT stop, a second one stops faster, SIGHUP goes on to the
-    children.
+    a stop closes both. `valkey` is None where the operator runs a Redis. `child_command` starts a child (see
+    `spawn`); `ahead` is the first web process, started already. A child that is silent for `hung_s` is ended,
+    and replaced like any that died. Signals: SIGTERM and SIGINT stop, a second one stops faster, SIGHUP goes
+    on to the children.
     """
 
     def __init__(
@@ -90,6 +90,7 @@ class Supervisor:
         ops_listener: socket.socket | None = None,
         valkey: EmbeddedValkey | None,
         child_command: Sequence[str] = CHILD_COMMAND,
+        ahead: Spawned | None = None,
         clock: Clock | None = None,
         hung_s: float = HUNG_S,
     ) -> None:
@@ -103,7 +104,9 @@ class Supervisor:
         if valkey is not None:
             valkey.on_incident = self._tell_children
         self._child_command = tuple(child_command)
-        self._child_environ = _child_environ(settings, environ, listener, valkey)
+        self._ahead = ahead
+        self._environ = environ
+        self._decided = _decided(settings, listener, valkey)
         self._clock = clock or SystemClock()
         self._manager = ServiceManager(environ)
         self._log = get_logger()
@@ -118,7 +121,13 @@ class Supervisor:
 
     async def run(self) -> None:
         """Start everything, keep it running, and return once all of it has stopped."""
-        with _signals({signal.SIGTERM: self.stop, signal.SIGINT: self.stop, signal.SIGHUP: self._reload}):
+        handlers = {
+            signal.SIGTERM: self.stop,
+            signal.SIGINT: self.stop,
+            signal.SIGHUP: self._reload,
+            signal.SIGCHLD: self._look_for_ended,
+        }
+        with _signals(handlers):
             self._tell_where()
             async with self._manager.watched(), asyncio.TaskGroup() as tasks:
                 children = tasks.create_task(self._run_children(), name="children")
@@ -154,6 +163,10 @@ class Supervisor:
             else:  # it would die of it
                 child.to_reload = True
         self._tell_manager()
+
+    def _look_for_ended(self) -> None:
+        for child in self._children:
+            child.look()
 
     def _signal_children(self, number: signal.Signals) -> None:
         for child in self._children:
@@ -216,49 +229,43 @@ class Supervisor:
 
     async def _live_child(self, role: str, slot: int) -> int | None:
         """One life of a child; its exit code, None when it could not be started."""
-        link, theirs = ChildLink.pair()
         try:
-            with theirs:
-                process = await self._spawn(role, slot, theirs.fileno())
+            spawned = self._spawn(role)
         except OSError as error:
             self._log.error("child_not_started", child=role, slot=slot, error=str(error))
-            await link.close()
             return None
-        child = _Child(role=role, slot=slot, process=process, link=link)
+        child = _Child(role=role, slot=slot, process=spawned.process, link=ChildLink(spawned.control))
+        child.link.send_beginning(Beginning(place=slot, environ=self._decided, fds=self._handed(role)))
         self._children.add(child)
-        self._log.info(f"{role}_started", slot=slot, pid=process.pid)
-        if self._stopping.is_set():  # told while it was being spawned
-            child.signal(signal.SIGTERM)
+        child.look()  # what had been started ahead may have ended before we listened to that
+        self._log.info(f"{role}_started", slot=slot, pid=child.process.pid)
         try:
             async with asyncio.TaskGroup() as tasks:
                 listening = tasks.create_task(self._listen(child))
-                exit_code = await process.wait()
+                await child.ended.wait()
                 listening.cancel()
-            return exit_code
+            return child.process.returncode
         finally:
-            self._children.discard(child)
             child.signal(signal.SIGKILL)  # still running only if we are being cancelled
-            await process.wait()
-            await link.close()
+            await child.ended.wait()
+            self._children.discard(child)
+            await child.link.close()
             self._tell_children()
 
-    async def _spawn(self, role: str, slot: int, control_fd: int) -> asyncio.subprocess.Process:
-        handed = {"control": control_fd, "tally": self._tally_fd}
+    def _spawn(self, role: str) -> Spawned:
+        if role == "web" and self._ahead is not None:
+            ahead, self._ahead = self._ahead, None
+            return ahead
+        return spawn(self._child_command, role, self._environ)
+
+    def _handed(self, role: str) -> dict[str, int]:
+        """Descriptors for a child, by name."""
+        handed = {"tally": self._tally_fd}
         if role == "web":
             handed["listen"] = self._listener.fileno()
             if self._ops_listener is not None:
                 handed["ops"] = self._ops_listener.fileno()
-        return await asyncio.create_subprocess_exec(
-            *self._child_command,
-            role,
-            *(f"--{name}-fd={number}" for name, number in handed.items()),
-            f"--place={slot}",
-            env=self._child_environ,
-            stdin=asyncio.subprocess.DEVNULL,
-            pass_fds=tuple(handed.values()),
-            # A terminal's Ctrl-C comes to us alone, and we decide in which order things end.
-            start_new_session=True,
-        )
+        return handed
 
     async def _listen(self, child: _Child) -> None:
         async for event in child.link.events():
@@ -300,14 +307,17 @@ class Supervisor:
 
 
 def serve(
-    settings: Settings, environ: Mapping[str, str], *, child_command: Sequence[str] = CHILD_COMMAND
+    settings: Settings,
+    environ: Mapping[str, str],
+    *,
+    child_command: Sequence[str] = CHILD_COMMAND,
+    ahead: Spawned | None = None,
 ) -> None:
     """Run feedproxy on this host until SIGTERM or SIGINT.
 
-    A service manager that has handed over a listening socket has chosen the address. Raises OperationalError
-    when the address or the data directory cannot be had.
+    A service manager that has handed over a listening socket has chosen the address. For `ahead` see
+    Supervisor. Raises OperationalError when the address or the data directory cannot be had.
     """
-    raise_open_files_limit()
     with contextlib.ExitStack() as held:
         valkey = None
         if settings.redis_url is None:
@@ -318,42 +328,23 @@ def serve(
         if settings.ops_listen is not None:
             host, _, port = settings.ops_listen.rpartition(":")
             ops_listener = held.enter_context(bind(host.strip("[]"), int(port)))
-        asyncio.run(_supervise(settings, environ, listener, ops_listener, valkey, child_command))
+
+        async def supervise() -> None:
+            await Supervisor(
+                settings,
+                environ,
+                listener=listener,
+                ops_listener=ops_listener,
+                valkey=valkey,
+                child_command=child_command,
+                ahead=ahead,
+            ).run()
+
+        asyncio.run(supervise())
 
 
-async def _supervise(
-    settings: Settings,
-    environ: Mapping[str, str],
-    listener: socket.socket,
-    ops_listener: socket.socket | None,
-    valkey: EmbeddedValkey | None,
-    child_command: Sequence[str],
-) -> None:
-    await Supervisor(
-        settings,
-        environ,
-        listener=listener,
-        ops_listener=ops_listener,
-        valkey=valkey,
-        child_command=child_command,
-    ).run()
-
-
-def raise_open_files_limit() -> None:
-    """Let this process and its children have as many connections as the host's administrator allows."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = OPEN_FILES_MAX if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES_MAX)
-    if soft == resource.RLIM_INFINITY or soft >= wanted:
-        return
-    # macOS says "unlimited" and refuses what is above a limit of its kernel; its own limit then stays.
-    with contextlib.suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-def _child_environ(
-    settings: Settings, environ: Mapping[str, str], listener: socket.socket, valkey: EmbeddedValkey | None
-) -> dict[str, str]:
-    """Our own environment with what the command line, the system and we have decided."""
+def _decided(settings: Settings, listener: socket.socket, valkey: EmbeddedValkey | None) -> dict[str, str]:
+    """Variables of a child that the command line, the system and we have decided."""
     decided = {
         f"{PREFIX}HOST": settings.host,
         f"{PREFIX}PORT": str(place_of(listener).get("port", settings.port)),
@@ -361,7 +352,7 @@ def _child_environ(
     }
     if valkey is not None:
         decided[f"{PREFIX}REDIS_URL"] = valkey.url
-    return {**{name: value for name, value in environ.items() if name not in OURS_ALONE}, **decided}
+    return decided
 
 
 @contextlib.contextmanager

@@ -16,10 +16,6 @@ from typing import Final
 from proxy.errors import OperationalError, UsageError
 
 FIRST_FD: Final = 3
-# What is meant for one process; its children are not to take it for theirs.
-OURS_ALONE: Final = frozenset(
-    {"LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID", "NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"}
-)
 
 
 def inherited_listener(environ: Mapping[str, str]) -> socket.socket | None:

@@ -1,12 +1,11 @@
 """A `serve` whose children are this file: just enough to see what the supervisor does with them.
 
 `GET` of anything answers with the process's pid, how many are ready, and its settings; 503 until all are.
-Run as `standin.py serve` (settings from the environment), which runs `standin.py web --listen-fd …`.
+Run as `standin.py serve` (settings from the environment), which runs `standin.py web --control-fd=N`.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import os
@@ -14,7 +13,7 @@ import signal
 import socket
 import sys
 
-from proxy.control import ControlChannel
+from proxy.control import ControlChannel, receive_beginning
 from proxy.settings import load_settings
 from proxy.supervisor import serve
 from proxy.telemetry import configure_logging
@@ -83,14 +82,11 @@ def main() -> None:
         configure_logging(settings, role="supervisor")
         serve(settings, os.environ, child_command=(sys.executable, "-P", __file__))
         return
-    parser = argparse.ArgumentParser()
-    parser.add_argument("role")
-    parser.add_argument("--listen-fd", type=int)
-    parser.add_argument("--control-fd", type=int, required=True)
-    given, _ = parser.parse_known_args()
-    asyncio.run(
-        worker(given.control_fd) if given.role == "worker" else web(given.listen_fd, given.control_fd)
-    )
+    control_fd = int(sys.argv[2].removeprefix("--control-fd="))
+    told = receive_beginning(control_fd)
+    assert told is not None
+    os.environ.update(told.environ)
+    asyncio.run(worker(control_fd) if sys.argv[1] == "worker" else web(told.fds["listen"], control_fd))
 
 
 if __name__ == "__main__":

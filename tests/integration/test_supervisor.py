@@ -124,7 +124,7 @@ def test_children_and_valkey_are_out_of_the_terminals_reach(fleet):
 def test_open_files_are_raised_to_what_is_allowed(tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = min(hard, 65_536)
-    code = "import resource, proxy.supervisor as s; s.raise_open_files_limit()"
+    code = "import resource, proxy.spawning as s; s.raise_open_files_limit()"
     code += "; print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])"
     done = subprocess.run(
         [sys.executable, "-P", "-c", code],
@@ -158,22 +158,6 @@ def test_a_stop_right_after_the_start_leaves_nothing(tmp_path):
         serve.wait_event("listening")
         assert serve.terminate() == 0
         assert not any(map(is_running, serve.started_pids()))
-
-
-async def test_a_stop_while_a_child_is_being_spawned_reaches_it(tmp_path):
-    class Overtaken(Supervisor):
-        async def _spawn(self, *child):
-            process = await super()._spawn(*child)
-            self.stop()
-            for _ in range(10):  # everyone that runs now is told to stop
-                await asyncio.sleep(0)
-            return process
-
-    settings = load_settings({}, data_dir=tmp_path)
-    sleeper = (sys.executable, "-c", "import time; time.sleep(60)")
-    with bind("127.0.0.1", 0) as listener, structlog.testing.capture_logs() as logs:
-        await Overtaken(settings, os.environ, listener=listener, valkey=None, child_command=sleeper).run()
-    assert [event["event"] for event in logs] == ["listening", "stopping", "web_started", "stopped"]
 
 
 async def test_a_child_that_hangs_is_replaced(tmp_path):

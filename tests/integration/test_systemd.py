@@ -18,7 +18,8 @@ import pytest
 from harness.waiting import until_true
 from integration.processes import ServeProcess
 from proxy.errors import OperationalError, UsageError
-from proxy.systemd import OURS_ALONE, ServiceManager, inherited_listener
+from proxy.spawning import OURS_ALONE
+from proxy.systemd import ServiceManager, inherited_listener
 
 # The socket comes as descriptor 3, and LISTEN_PID names the process itself.
 ACTIVATE = (
