@@ -47,28 +47,18 @@ class DeadlineTransport(httpx.AsyncBaseTransport):
         ssl_context: ssl.SSLContext | None = None,
         backend: httpcore.AsyncNetworkBackend | None = None,
     ) -> None:
-        ssl_context = ssl_context or httpx.create_ssl_context(trust_env=False)
-        clamped = _ClampedBackend(backend or httpcore.AnyIOBackend(), clock)
-        step = connections_per_pool or max_connections
-        sizes = [min(step, max_connections - taken) for taken in range(0, max_connections, step)]
-        self._pools = [
-            _Pool(
-                httpcore.AsyncConnectionPool(
-                    ssl_context=ssl_context,
-                    max_connections=size,
-                    max_keepalive_connections=size,
-                    keepalive_expiry=30.0,
-                    network_backend=clamped,
-                ),
-                size,
-            )
-            for size in sizes
-        ]
         self._clock = clock
+        self._backend = _ClampedBackend(backend or httpcore.AnyIOBackend(), clock)
+        self._ssl_context = ssl_context
+        step = connections_per_pool or max_connections
+        self._sizes = [min(step, max_connections - taken) for taken in range(0, max_connections, step)]
+        self._pools: list[_Pool] = []
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send `request`; its deadline holds until the body of the answer has been read."""
         _deadline.set(request.extensions.get("deadline", _NEVER))
+        # Loading the certificates of the world takes a while: not before there is something to ask.
+        self._pools = self._pools or self._made_pools()
         pool = max(self._pools, key=_Pool.room)
         pool.requests += 1
         try:
@@ -83,6 +73,22 @@ class DeadlineTransport(httpx.AsyncBaseTransport):
             stream=_Body(response, pool),
             extensions=response.extensions,
         )
+
+    def _made_pools(self) -> list[_Pool]:
+        ssl_context = self._ssl_context or httpx.create_ssl_context(trust_env=False)
+        return [
+            _Pool(
+                httpcore.AsyncConnectionPool(
+                    ssl_context=ssl_context,
+                    max_connections=size,
+                    max_keepalive_connections=size,
+                    keepalive_expiry=30.0,
+                    network_backend=self._backend,
+                ),
+                size,
+            )
+            for size in self._sizes
+        ]
 
     def _inner(self, request: httpx.Request) -> httpcore.Request:
         left_s = _left_s(self._clock, httpcore.PoolTimeout)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Mapping
+from functools import cached_property
 from typing import Any, Final
 
 from starlette.requests import ClientDisconnect, Request
@@ -59,7 +60,7 @@ class SyndicationRoutes:
         self._tokens = tokens
         self._waiters = waiters
         self._trust = trust or Trust()
-        self._openapi = openapi_document(public_url)
+        self._public_url = public_url
 
     def routes(self) -> list[BaseRoute]:
         """The routes, one for each path of the operations' table."""
@@ -128,6 +129,11 @@ class SyndicationRoutes:
 
     async def _cancel_job(self, request: Request, site: Site) -> ASGIApp:
         return _json(await self._intake.cancel(site, _job_id(request)), located=False)
+
+    @cached_property
+    def _openapi(self) -> dict[str, Any]:
+        """It takes a while, and hardly a process is asked for it."""
+        return openapi_document(self._public_url)
 
     async def _document(self, _request: Request) -> Response:
         return JSONResponse(

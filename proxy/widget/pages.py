@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import DictLoader, Environment, StrictUndefined
 
 from proxy.widget.foreign import WEB, component, web_address
 from proxy.widget.script import HERE, Script
@@ -126,15 +126,15 @@ class Pages:
 
     def __init__(self, script: Script) -> None:
         self._script = script
-        # Read now and never again: an upgrade changes the files of a process that goes on.
+        # Read now and never again: an upgrade changes the files of a process that goes on. To compile them
+        # takes a while: not before one is asked for.
+        sources = {path.name: path.read_text(encoding="utf-8") for path in (HERE / "templates").iterdir()}
         self._templates = Environment(
-            loader=FileSystemLoader(HERE / "templates"),
+            loader=DictLoader(sources),
             autoescape=True,
             undefined=StrictUndefined,
             auto_reload=False,
         )
-        for name in self._templates.list_templates():
-            self._templates.get_template(name)
 
     @property
     def languages(self) -> Mapping[str, object]:
