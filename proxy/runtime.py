@@ -378,8 +378,16 @@ def main(argv: Sequence[str]) -> int:
     if beginning is None:
         return 0
     os.environ.update(beginning.environ)
-    fds = {f"{name}_fd": number for name, number in beginning.fds.items()}
-    return run(Handed(role=role, control_fd=control_fd, place=beginning.place, **fds))
+    return run(
+        Handed(
+            role=role,
+            control_fd=control_fd,
+            listen_fd=beginning.fds.get("listen"),
+            ops_fd=beginning.fds.get("ops"),
+            tally_fd=beginning.fds.get("tally"),
+            place=beginning.place,
+        )
+    )
 
 
 def run(handed: Handed) -> int:

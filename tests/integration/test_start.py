@@ -187,8 +187,10 @@ if role == ["web"]:
     atexit.register(write)
 """
 LIMITED = (
-    "import os, resource, sys; limits = resource.getrlimit(resource.RLIMIT_NOFILE)[1];"
-    "resource.setrlimit(resource.RLIMIT_NOFILE, (256, limits)); os.execvp(sys.argv[1], sys.argv[1:])"
+    "import os, resource, sys; limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1];"
+    "resource.setrlimit(resource.RLIMIT_NOFILE, (256, limit));"
+    "os.dup2(os.open(sys.executable, os.O_RDONLY), 0);"
+    "os.execvp(sys.argv[1], sys.argv[1:])"
 )
 
 

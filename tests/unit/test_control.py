@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import socket
 
 import pytest
 
-from proxy.control import ChildLink, ControlChannel, decode, encode
+from proxy.control import Beginning, ChildLink, ControlChannel, decode, encode, receive_beginning
 
 
 @pytest.fixture
@@ -21,6 +22,53 @@ async def condition(holds, *, deadline_s=10.0):
     async with asyncio.timeout(deadline_s):
         while not holds():  # noqa: ASYNC110 - there is nothing to hook an event to
             await asyncio.sleep(0)
+
+
+async def test_a_child_is_told_what_to_do_and_nothing_behind_that_is_lost():
+    ours, theirs = socket.socketpair()
+    link, control_fd = ChildLink(ours), theirs.detach()
+    with open("/dev/null") as null, open("/dev/zero") as zero:  # noqa: ASYNC230, PTH123
+        given = {"listen": null.fileno(), "tally": zero.fileno()}
+        devices = {name: os.fstat(number).st_rdev for name, number in given.items()}
+        link.send_beginning(Beginning(place=3, environ={"NAME": "välue\n"}, fds=given))
+    ours.sendall(encode("fleet", ready=3, expected=4))
+    told = receive_beginning(control_fd)
+    assert told is not None
+    assert (told.place, told.environ) == (3, {"NAME": "välue\n"})
+    assert {name: os.fstat(number).st_rdev for name, number in told.fds.items()} == devices
+    for number in told.fds.values():
+        assert not os.get_inheritable(number)
+        os.close(number)
+    async with ControlChannel(control_fd) as channel:
+        await condition(lambda: channel.expected == 4)
+        await link.close()
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"",
+        b'{"v":1,"event":"beg',
+        b"garbage\n",
+        encode("begin"),
+        encode("fleet", ready=1, expected=1),
+    ],
+)
+def test_a_child_whose_supervisor_leaves_or_says_something_else_has_nothing_to_do(sent):
+    ours, theirs = socket.socketpair()
+    with theirs:
+        with ours:
+            ours.sendall(sent)
+        assert receive_beginning(theirs.fileno()) is None
+
+
+async def test_a_child_that_has_gone_hears_nothing():
+    ours, theirs = socket.socketpair()
+    theirs.close()
+    link = ChildLink(ours)
+    link.send_beginning(Beginning(place=0, environ={}, fds={"tally": 0}))
+    assert [event async for event in link.events()] == []
+    await link.close()
 
 
 async def test_ready_reaches_the_supervisor(pair):
