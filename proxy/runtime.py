@@ -373,21 +373,16 @@ def main(argv: Sequence[str]) -> int:
     Everything else it is told over its control channel; 0 when the supervisor leaves before that.
     """
     role: Literal["web", "worker"] = "worker" if argv[0] == "worker" else "web"
-    control_fd = int(argv[1].removeprefix("--control-fd="))
-    beginning = receive_beginning(control_fd)
-    if beginning is None:
+    control = int(argv[1].removeprefix("--control-fd="))
+    told = receive_beginning(control)
+    if told is None:
         return 0
-    os.environ.update(beginning.environ)
-    return run(
-        Handed(
-            role=role,
-            control_fd=control_fd,
-            listen_fd=beginning.fds.get("listen"),
-            ops_fd=beginning.fds.get("ops"),
-            tally_fd=beginning.fds.get("tally"),
-            place=beginning.place,
-        )
+    os.environ.update(told.environ)
+    listen, ops, tally = map(told.fds.get, ("listen", "ops", "tally"))
+    handed = Handed(
+        role=role, listen_fd=listen, ops_fd=ops, control_fd=control, tally_fd=tally, place=told.place
     )
+    return run(handed)
 
 
 def run(handed: Handed) -> int:

@@ -31,6 +31,7 @@ class Spawned:
 
 def spawn(command: Sequence[str], role: str, environ: Mapping[str, str]) -> Spawned:
     """Start `command` with its role and its end of the control channel. Raises OSError."""
+    raise_open_files_limit()
     ours, theirs = socket.socketpair()
     try:
         with theirs:

@@ -14,7 +14,7 @@ import signal
 import sys
 
 from proxy.errors import FeedproxyError, UsageError
-from proxy.spawning import raise_open_files_limit, started_ahead
+from proxy.spawning import started_ahead
 
 
 def main() -> None:
@@ -27,7 +27,6 @@ def main() -> None:
             # Told to stop before there is anything to stop: that is done well, too.
             signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
             signal.signal(signal.SIGHUP, lambda *_: None)  # not SIG_IGN, which children would inherit
-            raise_open_files_limit()
             ahead = stack.enter_context(started_ahead(os.environ))
         try:
             from proxy.cli.commands import app

@@ -1,6 +1,7 @@
 """feedproxy as its next version will be: it writes the next format numbers, and reads the present ones.
 
-Run as `newer.py serve`, whose children are this file, or with the arguments of proxy.child.
+Run as `newer.py serve`, whose children are this file, with the arguments of proxy.child; or as `newer.py
+worker`.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ def main() -> int:
     from proxy.settings import load_settings
     from proxy.telemetry import configure_logging
 
+    if sys.argv[1:] == ["worker"]:
+        return runtime.run(runtime.Handed(role="worker"))
     if sys.argv[1:] != ["serve"]:
         return runtime.main(sys.argv[1:])
     settings = load_settings(os.environ)
