@@ -71,7 +71,10 @@ class Starting:
             return None
 
     def give(self, token: str) -> None:
-        """Let it go on with this token."""
+        """Let it and its children go on with this token."""
+        file = self.token.with_name("file")
+        file.write_text(token)
+        file.replace(self.token)
         self._writer.write(token)
         self._writer.close()
 
@@ -130,6 +133,16 @@ def test_a_killed_start_leaves_nothing(starting):
     starting.process.kill()
     assert starting.output.read() == b""  # which returns when nobody is left who could write
     until_true(lambda: not is_running(starting.child), "the child is gone")
+
+
+def test_what_was_started_first_becomes_the_web_process(starting):
+    starting.give(TOKEN)
+    events = (json.loads(line) for line in starting.output)
+    ready = next(event for event in events if event["event"] == "web_ready")
+    assert ready["pid"] == starting.child
+    starting.process.terminate()
+    assert "stopped" in [event["event"] for event in events]
+    assert starting.process.wait(DEADLINE_S) == 0
 
 
 # What a process loads and starts is seen by a hook in it; the signal comes in the midst of that.
