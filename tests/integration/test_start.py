@@ -55,7 +55,7 @@ class Starting:
     def __enter__(self):
         with contextlib.ExitStack() as stack:
             stack.enter_context(self.process)
-            stack.callback(self.process.kill)
+            stack.callback(self.process.terminate)  # what it has started ends with it
             self._writer = stack.enter_context(until_true(self._opened, "it reads its settings"))
             (self.child,) = children_of(self.process.pid)
             self._stack = stack.pop_all()
