@@ -6,17 +6,14 @@ import asyncio
 import contextlib
 import gc
 import os
-import resource
-import select
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
-import uvicorn
 import uvloop
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -27,33 +24,25 @@ from starlette.types import ASGIApp
 from proxy.background import running
 from proxy.clock import Clock, SystemClock
 from proxy.composition.reading import Reading, reading, telling_of_changes
-from proxy.composition.routes import admin_routes, widget_routes
+from proxy.composition.routes import admin_routes, widget_of
 from proxy.composition.syndicating import Syndication, syndicating
 from proxy.control import ControlChannel, receive_beginning
-from proxy.crowd import ConnectionLimits
 from proxy.edge import EdgeConfig
 from proxy.errors import FeedproxyError, UsageError
 from proxy.observing import Process, observing, spans_if_installed
 from proxy.ops.families import LAYOUT
 from proxy.resilience.admin_token import AdminToken
 from proxy.settings import Settings, load_settings, load_tenants
-from proxy.short_cut import ShortCut, ShortCutConfig
 from proxy.store.link import PATIENCE_S
 from proxy.syndication.accounts import secrets_of
 from proxy.tally import Board, Tally
 from proxy.telemetry import Redactor, configure_logging, get_logger
 from proxy.tenants import Tenants
 from proxy.tracing import TracedApp
+from proxy.web_server import WebServer, web_server
+from proxy.widget.routes import WidgetRoutes
 
-MAX_CONNECTIONS: Final = 10_000
-MAX_CONNECTIONS_PER_CLIENT: Final = 100
-_FEWEST_CONNECTIONS: Final = 16
-# Descriptors for everything that is not a client: upstream, store, files.
-_RESERVED_FILES: Final = 128
-KEEP_ALIVE_S: Final = 30
-_DRAIN_S: Final = 7
 _GIVE_UP_S: Final = 5.0
-_LAST_CALL_S: Final = 0.5
 
 _log = get_logger()
 
@@ -72,6 +61,11 @@ class WebApp:
     redactor: Redactor
     reading: Reading
     syndication: Syndication
+    widget: WidgetRoutes
+
+    async def warm_up(self) -> None:
+        """Make ready what may come after the first answers."""
+        await asyncio.gather(self.reading.warm_up(), self.widget.warm_up())
 
     async def reload(self) -> None:
         """Read feedproxy.toml and password files again."""
@@ -101,13 +95,14 @@ async def web_app(
         syndicating(settings, clock, os.environ, instruments, feeds.changed) as posts,
         observing(settings, clock, process, instruments, token, posts=posts, feeds=feeds) as observed,
     ):
+        widget = widget_of(settings, feeds)
         app = _application(
             [
                 *observed.routes(),
                 feeds.route,
                 *admin_routes(settings, clock, feeds, posts, token),
                 *posts.routes(settings, clock, process.stopping),
-                *widget_routes(settings, feeds),
+                *widget.routes(),
             ]
         )
         yield WebApp(
@@ -118,6 +113,7 @@ async def web_app(
             redactor=process.redactor,
             reading=feeds,
             syndication=posts,
+            widget=widget,
         )
 
 
@@ -171,65 +167,6 @@ async def _not_found(request: Request, error: Exception) -> Response:
     )
 
 
-class WebServer(uvicorn.Server):
-    """uvicorn's server: told when to stop by us alone, and telling when it has started."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.listening = asyncio.Event()
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Signals are ours to handle."""
-        yield
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start to accept connections."""
-        await super().startup(sockets)
-        self.listening.set()
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Drain. Connections that the kernel has accepted for us are answered like all others, not reset."""
-        loop = asyncio.get_running_loop()
-        poll = select.poll()
-        for listener in sockets or ():
-            poll.register(listener, select.POLLIN)
-        last_call_at = loop.time() + _LAST_CALL_S
-        while poll.poll(0) and loop.time() < last_call_at:  # noqa: ASYNC110 - no event tells of the last one
-            await asyncio.sleep(0)  # the loop accepts one at a turn
-        await super().shutdown(sockets)
-
-
-def _connection_limits(settings: Settings) -> ConnectionLimits:
-    """Limits that leave this process descriptors for everything else."""
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    files = MAX_CONNECTIONS if soft == resource.RLIM_INFINITY else soft - _RESERVED_FILES
-    return ConnectionLimits(
-        total=max(_FEWEST_CONNECTIONS, min(MAX_CONNECTIONS, files)),
-        per_client=MAX_CONNECTIONS_PER_CLIENT,
-        trusted=settings.trusted_proxies,
-    )
-
-
-def web_server(app: ASGIApp, settings: Settings, short_cut: ShortCut | None = None) -> WebServer:
-    """The HTTP server of a web process."""
-    options: dict[str, Any] = {
-        "limits": _connection_limits(settings),
-        "any_origin": "*" in settings.cors_origins,
-        "lifespan": "off",
-        "ws": "none",
-        "log_config": None,
-        "access_log": settings.access_log,
-        "proxy_headers": False,
-        "server_header": False,
-        "timeout_keep_alive": KEEP_ALIVE_S,
-        "timeout_graceful_shutdown": _DRAIN_S,
-    }
-    if short_cut is None or settings.access_log:  # which is to see every request
-        return WebServer(EdgeConfig(app, **options))
-    return WebServer(ShortCutConfig(app, short_cut=short_cut, **options))
-
-
 async def run_web(
     settings: Settings, process: Process, listener: socket.socket, ops_listener: socket.socket | None
 ) -> None:
@@ -248,7 +185,7 @@ async def run_web(
 
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, drain)
-        announcing = asyncio.create_task(_announce(server, process.control, web.reading.service.warm_up))
+        announcing = asyncio.create_task(_announce(server, process.control, web.warm_up))
         # What is there now stays. To look through all of it for garbage takes 0.1 s, in the middle of a rush.
         gc.freeze()
         try:
@@ -285,7 +222,10 @@ async def _announce(
         await server.listening.wait()
     await control.send_ready()
     if warm_up is not None:
-        await warm_up()
+        try:
+            await warm_up()
+        except Exception:  # noqa: BLE001  (who needs it will try again, and say what is wrong)
+            _log.exception("warm_up_failed")
     await control.wait_closed()
     # Nobody is left to restart or stop this process, nor to look after its store.
     os._exit(1)

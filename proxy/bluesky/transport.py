@@ -7,6 +7,7 @@ connect is clamped to the deadline of the request it serves, and nobody cancels 
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import contextmanager
@@ -54,6 +55,11 @@ class DeadlineTransport(httpx.AsyncBaseTransport):
         self._sizes = [min(step, max_connections - taken) for taken in range(0, max_connections, step)]
         self._pools: list[_Pool] = []
 
+    async def warm_up(self) -> None:
+        """Do beside all else what the first request would have to wait for."""
+        if not self._pools:
+            self._ssl_context = self._ssl_context or await asyncio.to_thread(_ssl_context)
+
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send `request`; its deadline holds until the body of the answer has been read."""
         _deadline.set(request.extensions.get("deadline", _NEVER))
@@ -75,7 +81,7 @@ class DeadlineTransport(httpx.AsyncBaseTransport):
         )
 
     def _made_pools(self) -> list[_Pool]:
-        ssl_context = self._ssl_context or httpx.create_ssl_context(trust_env=False)
+        ssl_context = self._ssl_context or _ssl_context()
         return [
             _Pool(
                 httpcore.AsyncConnectionPool(
@@ -189,6 +195,10 @@ class _ClampedBackend(httpcore.AsyncNetworkBackend):
 
     async def sleep(self, seconds: float) -> None:
         await self._backend.sleep(seconds)
+
+
+def _ssl_context() -> ssl.SSLContext:
+    return httpx.create_ssl_context(trust_env=False)
 
 
 def _left_s(clock: Clock, timed_out: type[httpcore.TimeoutException]) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import math
 import random
@@ -73,6 +74,7 @@ class Reading:
     """The read path of a process. `rules` are what SIGHUP may replace."""
 
     service: FeedService
+    upstream: DeadlineTransport
     hits: Hits
     rules: Rules
     route: Mount
@@ -83,6 +85,10 @@ class Reading:
     herald: Herald
     purges: Purges
     caches: Caches
+
+    async def warm_up(self) -> None:
+        """Do beside all else what the first question would pay for."""
+        await asyncio.gather(self.service.warm_up(), self.upstream.warm_up())
 
     def changed(self, names: Collection[str]) -> None:
         """Have every process look again at copies of an account: here at once, store or no store."""
@@ -199,6 +205,7 @@ async def reading(
         _gauge(tally, service, caches.memory, hits, settings)
         yield Reading(
             service=service,
+            upstream=upstream,
             hits=hits,
             rules=rules,
             route=Mount("/xrpc", FeedRoutes(desk, replies, manner)),

@@ -15,8 +15,9 @@ from harness.clock import FakeClock
 from harness.valkey import StoreOfTest
 from proxy.clock import SystemClock
 from proxy.observing import Process
-from proxy.runtime import WebApp, WebServer, web_app, web_server
+from proxy.runtime import WebApp, web_app
 from proxy.settings import Settings, load_settings
+from proxy.web_server import WebServer, web_server
 
 FEED = "/xrpc/app.bsky.feed.getAuthorFeed"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from proxy.runtime import WebServer
+from proxy.web_server import WebServer
 
 
 class Wire(asyncio.Transport):

@@ -132,8 +132,8 @@ async def test_what_was_purged(ways):
 
 
 async def test_one_connection_too_many(valkey_url, monkeypatch):
-    monkeypatch.setattr("proxy.runtime.MAX_CONNECTIONS", 2)
-    monkeypatch.setattr("proxy.runtime._FEWEST_CONNECTIONS", 2)
+    monkeypatch.setattr("proxy.web_server.MAX_CONNECTIONS", 2)
+    monkeypatch.setattr("proxy.web_server._FEWEST_CONNECTIONS", 2)
 
     async def script(way):
         peers = [await way.connect() for _ in range(4)]

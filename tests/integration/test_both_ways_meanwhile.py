@@ -345,7 +345,7 @@ async def test_stopping_meanwhile(valkey_url, monkeypatch, given_up):
 async def test_who_waits_for_us_is_not_called_idle(fresh, monkeypatch):
     """Nor slow; and is, once answered."""
     monkeypatch.setattr("proxy.edge.HEAD_S", 0.5)
-    monkeypatch.setattr("proxy.runtime.KEEP_ALIVE_S", 0.5)
+    monkeypatch.setattr("proxy.web_server.KEEP_ALIVE_S", 0.5)
     target = feed("alice.test")
 
     async def script(way):

@@ -15,7 +15,7 @@ from harness.upstream import json_response
 from harness.waiting import until
 from harness.wire import Wire
 from proxy.edge import MAX_PIPELINED, ConnectionLimits, EdgeProtocol
-from proxy.runtime import web_server
+from proxy.web_server import web_server
 
 
 async def exchange(address, data, *, then=b"", pause=None):
@@ -192,8 +192,8 @@ async def test_path_tricks_reach_nothing(start, upstream, target):
 
 
 async def test_connections_are_counted_in_all(start, upstream, monkeypatch):
-    monkeypatch.setattr("proxy.runtime.MAX_CONNECTIONS", 5)
-    monkeypatch.setattr("proxy.runtime._FEWEST_CONNECTIONS", 5)
+    monkeypatch.setattr("proxy.web_server.MAX_CONNECTIONS", 5)
+    monkeypatch.setattr("proxy.web_server._FEWEST_CONNECTIONS", 5)
     async with start() as proxy, listening_proxy(proxy) as address:
         idle = [await asyncio.open_connection(*address) for _ in range(5)]
         await asyncio.sleep(0)
@@ -284,7 +284,7 @@ async def unread(address, *chunks, window_bytes=4096):
 @pytest.mark.parametrize("hits", [0, 1], ids=["the ordinary way", "the short way"])
 async def test_who_reads_nothing_is_not_waited_for(start, upstream, quick, monkeypatch, hits):
     limits = ConnectionLimits(total=100, per_client=100)
-    monkeypatch.setattr("proxy.runtime._connection_limits", lambda _settings: limits)
+    monkeypatch.setattr("proxy.web_server._connection_limits", lambda _settings: limits)
     upstream.answer = lambda _request: LARGE
     async with start() as proxy, listening_proxy(proxy) as address:
         for _ in range(hits + 1):

@@ -15,7 +15,7 @@ from harness.proxy import feed
 from harness.upstream import json_response, xrpc_error
 from harness.waiting import until
 from harness.wire import Wire
-from proxy.runtime import web_server
+from proxy.web_server import web_server
 
 DATE = re.compile(rb"date: [^\r]+\r\n")
 

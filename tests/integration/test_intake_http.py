@@ -11,9 +11,9 @@ import pytest
 
 from harness.intake import BLOG, build_office
 from harness.waiting import until
-from proxy.runtime import web_server
 from proxy.settings import load_settings
 from proxy.syndication.job import DeliveryState
+from proxy.web_server import web_server
 
 
 @pytest.fixture

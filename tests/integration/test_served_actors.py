@@ -13,7 +13,7 @@ from harness.upstream import Response, json_response, xrpc_error
 from harness.wire import Wire
 from proxy.feeds.key import ACCOUNT_FORMATS
 from proxy.feeds.methods import METHODS, Method, Param
-from proxy.runtime import web_server
+from proxy.web_server import web_server
 
 ALICE, ALICES_DID = "alice.test", "did:plc:alice"
 BOB, BOBS_DID = "bob.test", "did:plc:bob"

@@ -14,9 +14,9 @@ import yaml
 from jsonschema.validators import validator_for
 
 from proxy.ops.contradictions import contradictions
-from proxy.runtime import KEEP_ALIVE_S
 from proxy.settings import load_settings, variables
 from proxy.tenants import Tenants
+from proxy.web_server import KEEP_ALIVE_S
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
