@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -35,8 +35,6 @@ _log = get_logger()
 
 # How often a script may be told to go elsewhere, or to come in full.
 _MAX_HOPS: Final = 5
-# So many calls of a step go out as one: a script holds up everybody else while it runs.
-_MAX_TOGETHER: Final = 32
 
 # A slot is on its way from one node to another. An ASK is not followed: a script would find half of its keys.
 MOVING: Final = (AskError, TryAgainError)
@@ -193,20 +191,12 @@ async def _exchange(servers: Servers, calls: Sequence[Call], timeout_s: float) -
 
 
 def _together(calls: Sequence[Call]) -> list[list[Call]]:
-    """`calls`, apart by the commands that they are: those of one step are one, up to some number of them."""
-    parts: list[list[Call]] = []
-    open_parts: dict[tuple[str, ...], list[Call]] = {}
+    """`calls`, apart by the commands that they are: those of one step are one."""
+    parts: dict[Hashable, list[Call]] = {}
     for call in calls:
-        if not call.script.step:
-            parts.append([call])
-            continue
-        name = (call.script.name, *call.keys)
-        part = open_parts.get(name)
-        if part is None or len(part) >= _MAX_TOGETHER:
-            part = open_parts[name] = []
-            parts.append(part)
-        part.append(call)
-    return parts
+        command = (call.script.name, *call.keys) if call.script.step else id(call)
+        parts.setdefault(command, []).append(call)
+    return list(parts.values())
 
 
 def _packed(part: Sequence[Call]) -> bytes:

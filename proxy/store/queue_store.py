@@ -24,7 +24,8 @@ TIMEOUT_S: Final = 2.0
 # A script is sent so often before its caller is told that the store is away, after pauses of these seconds.
 PAUSES_S: Final = (0.0, 0.05, 0.25)
 BLOCK_MS: Final = 5000
-# Small, so that a busy worker reads the answers to some while the store carries out others.
+# Small, so that a busy worker reads the answers to some while the store carries out others, and that a script
+# of so many calls does not hold up everybody else.
 _BATCHES: Final = 2
 _MAX_BATCH: Final = 32
 
