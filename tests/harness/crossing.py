@@ -39,18 +39,16 @@ def _scripts(*modules: ModuleType) -> Iterator[Script]:
 
 SCRIPTS: Final = tuple(_scripts(queue, sessions, pins, pace))
 _NAMES: Final = {script.sha.encode(): script.name for script in SCRIPTS}
-_STEPS: Final = frozenset(script.name for script in SCRIPTS)
+_STEPS: Final = frozenset(script.sha.encode() for script in SCRIPTS if script.step)
 
 
 def _name(words: list[bytes]) -> str:
-    """Of a command. A script of many steps is told the one that is meant by its last argument."""
+    """Of a command. A script of many steps is told the one that is meant by its first argument."""
     if words[2] not in (b"EVALSHA", b"EVAL"):
         return words[2].decode()
-    last = words[-2].decode(errors="replace")
-    if last in _STEPS:
-        return last
     is_sha = words[2] == b"EVALSHA"
-    return _NAMES[words[4] if is_sha else sha1(words[4], usedforsecurity=False).hexdigest().encode()]
+    sha = words[4] if is_sha else sha1(words[4], usedforsecurity=False).hexdigest().encode()
+    return words[8 + 2 * int(words[6])].decode() if sha in _STEPS else _NAMES[sha]
 
 
 class RedisGate:
