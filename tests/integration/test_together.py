@@ -115,12 +115,19 @@ async def test_one_that_is_damaged_fails_alone(kind):
 async def test_a_full_store_refuses_each_of_them(kind):
     async with queue_of_its_own(kind, "--maxmemory-policy", "noeviction") as (queue, stored):
         leases = await leases_of(queue)
+        await queue.enqueue(submission("old", revision=1))
         stored.redis.config_set("maxmemory", 1)
+        # What frees memory is not refused, and opens the door to none of the others.
+        withdrawn = submission("old", revision=2, wanted=False, skip="not_published")
+        skipped = submission("skipped", wanted=False, skip="not_published", explicit_key=True)
         new = [queue.enqueue(submission(f"new-{n}")) for n in range(5)]
         ends = [queue.finish(leased, URI, "c") for leased in leases]
-        answers = await asyncio.gather(*new, *ends, return_exceptions=True)
-        assert [type(answer) for answer in answers[:5]] == 5 * [StoreRefused]
-        assert all(answer.ours for answer in answers[5:])
+        gone, *answers = await asyncio.gather(
+            queue.enqueue(withdrawn), queue.enqueue(skipped), *new, *ends, return_exceptions=True
+        )
+        assert gone.verdict is Verdict.UPDATED
+        assert [type(answer) for answer in answers[:6]] == 6 * [StoreRefused]
+        assert all(answer.ours for answer in answers[6:])
         assert stored.keys("job:*") == []
         stored.redis.config_set("maxmemory", 0)
 
@@ -142,6 +149,31 @@ async def test_what_follows_is_handed_out_once_and_again_when_it_is_asked_again(
         assert {how for how, _ in second} == {b"again"}
         assert [following[0] for _, following in second] == [following[0] for _, following in first]
         assert await queue.take("w1", 100) == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_one_that_comes_twice_in_a_script_is_given_the_same_twice(kind):
+    async with queue_of_its_own(kind) as (queue, stored):
+        leases = await leases_of(queue, posts=2)
+        common = ["w1", "token", 1000, 10_000, URI, "c", "[]"]
+        args = [leases[0].id, leases[0].token, *common]
+        answers = await asyncio.gather(
+            *(queue._store.run(STEPS["queue_finish"], stored.prefix, args) for _ in range(3))
+        )
+        assert [how for how, _ in answers] == [b"ours", b"again", b"again"]
+        given = {following and following[0] for _, following in answers}
+        assert len(given) == 1
+        assert None not in given
+
+
+async def test_what_is_settled_is_settled_whatever_is_in_the_way_of_the_next():
+    async with queue_of_its_own("valkey-9") as (queue, stored):
+        leases = await leases_of(queue, posts=2)
+        stored.redis.rename(stored.key("workers"), "aside")
+        stored.redis.set(stored.key("workers"), "no set")
+        ends = [queue.finish(leased, URI, "c", following="w1") for leased in leases]
+        assert all(answer.ours for answer in await asyncio.gather(*ends))
+        stored.redis.rename("aside", stored.key("workers"))
 
 
 async def test_who_settles_together_does_not_share_what_follows():

@@ -56,6 +56,12 @@ local function allow_growth()
   redis.call('HDEL', P .. 'unlock', 'x')
 end
 
+-- A new post must be, also behind calls that were allowed to write. This changes nothing, and would be refused.
+local refusal = STEP == 'queue_enqueue' and redis.pcall('LPUSHX', P .. 'unlock', 'x')
+local function need_growth()
+  if type(refusal) == 'table' and refusal.err then error(refusal) end
+end
+
 local function job_and_account(id)
   local colon = string.find(id, ':', 1, true)
   return string.sub(id, 1, colon - 1), string.sub(id, colon + 1)

@@ -82,7 +82,8 @@ local function create(action)
   if tonumber(redis.call('HGET', SITE, 'waiting') or 0) >= tonumber(S.max_waiting) then
     return { 'full', 0, first_ms, generation, '', '' }
   end
-  -- The first write may be refused for want of memory: then nothing was stored, and the CMS is told.
+  -- Refused for want of memory, nothing was stored, and the CMS is told.
+  need_growth()
   redis.call('HSET', job_key(S.job), 'format', S.format, 'id', S.job, 'site', S.site, 'post', S.post, 'payload', S.payload,
     'revision', S.revision, 'edition', 1, 'accounts', S.accounts, 'group', S.group, 'created_at_ms', NOW,
     'priority', S.priority, 'first_published_at_ms', first_ms, 'generation', generation,
@@ -274,7 +275,10 @@ end
 
 -- Not taken in. A key of the CMS stands for these words all the same.
 local function skipped()
-  if S.explicit_key == '1' then return answer('skipped') end
+  if S.explicit_key == '1' then
+    need_growth()
+    return answer('skipped')
+  end
   return { 'skipped', 0, first_ms, generation, '', '' }
 end
 
@@ -302,7 +306,8 @@ if is_unpublished() then
   return created
 end
 if stored.id and S.skip ~= 'too_old' and has_newcomer() then
-  -- The first write may be refused for want of memory: before anything was changed.
+  -- Refused for want of memory, nothing was changed.
+  need_growth()
   redis.call('HSET', SITE, 'per_hour', S.posts_per_hour)
   unfold(job)
   return replace()

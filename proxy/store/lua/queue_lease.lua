@@ -166,12 +166,13 @@ local function held(worker, bell)
   end
 end
 
--- Who has settled one and wants another: tables of answer, token, format and lease_ms, by stream, then by worker.
+-- Who has settled one and wants another, by stream, then by worker: tables of answer, token, format and lease_ms, apart
+-- by whether it is settled now or was before.
 local wanting = { [BELLS] = {}, [ERRANDS] = {} }
 
 -- The next of the stream for those of a worker, as far as there are any.
 local function hand_out(stream, worker, wants)
-  if not redis.call('ZSCORE', P .. 'workers', worker) then return end
+  if #wants == 0 or not redis.call('ZSCORE', P .. 'workers', worker) then return end
   for _ = 1, 3 do
     local bells, unserved = read_bells(stream, worker, #wants, '>'), {}
     for number, bell in ipairs(bells) do
@@ -184,27 +185,40 @@ local function hand_out(stream, worker, wants)
   end
 end
 
--- When all that comes together is settled: one look into a stream is as dear as many leases.
+-- For those of a worker what they were given before, as long as it has not settled that.
+local function hand_out_again(stream, worker, wants)
+  if #wants == 0 then return end
+  local ids = {}
+  for _, bell in ipairs(read_bells(stream, worker, 1000, '0')) do
+    local id, token = held(worker, bell)
+    if id then ids[token] = id end
+  end
+  for _, want in ipairs(wants) do
+    if ids[want.token] then want.answer[2] = handed_over(ids[want.token]) end
+  end
+end
+
+-- When all that comes together is settled: one look into a stream is as dear as many leases. What is settled stays so,
+-- whatever is in the way of the next.
 at_end = function()
   for stream, workers in pairs(wanting) do
-    for worker, wants in pairs(workers) do hand_out(stream, worker, wants) end
+    for worker, wants in pairs(workers) do
+      pcall(hand_out, stream, worker, wants.ours)
+      pcall(hand_out_again, stream, worker, wants.again)
+    end
   end
 end
 
 -- What a step that settles a delivery returns: { ours | again | lost, the next delivery or false }; '' as worker: it
--- wants none. Made again, it hands out the same delivery again, as long as the worker has not settled that.
+-- wants none. Made again, it hands out the same delivery again.
 local function settled(settled_id, how, worker, token, format, lease_ms)
   local _, account = job_and_account(settled_id)
-  local stream, answer = bells_of(account), { how, false }
-  if how == 'ours' and given(worker) then
-    local wants = wanting[stream][worker] or {}
-    wanting[stream][worker] = wants
-    wants[#wants + 1] = { answer = answer, token = token, format = tonumber(format), lease_ms = tonumber(lease_ms) }
-  elseif how == 'again' and given(worker) then
-    for _, bell in ipairs(read_bells(stream, worker, 1000, '0')) do
-      local id, its_token = held(worker, bell)
-      if id and its_token == token then answer[2] = handed_over(id) end
-    end
+  local workers, answer = wanting[bells_of(account)], { how, false }
+  if how ~= 'lost' and given(worker) then
+    local wants = workers[worker] or { ours = {}, again = {} }
+    workers[worker] = wants
+    local list = wants[how]
+    list[#list + 1] = { answer = answer, token = token, format = tonumber(format), lease_ms = tonumber(lease_ms) }
   end
   return answer
 end
