@@ -8,8 +8,9 @@ connect is clamped to the deadline of the request it serves, and nobody cancels 
 from __future__ import annotations
 
 import asyncio
+import functools
 import ssl
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -54,6 +55,8 @@ class DeadlineTransport(httpx.AsyncBaseTransport):
         step = connections_per_pool or max_connections
         self._sizes = [min(step, max_connections - taken) for taken in range(0, max_connections, step)]
         self._pools: list[_Pool] = []
+        # Whoever waits does so here, for the first connection that is free, whichever pool has it.
+        self._free = asyncio.Semaphore(max_connections)
 
     async def warm_up(self) -> None:
         """Do beside all else what the first request would have to wait for."""
@@ -63,22 +66,33 @@ class DeadlineTransport(httpx.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send `request`; its deadline holds until the body of the answer has been read."""
         _deadline.set(request.extensions.get("deadline", _NEVER))
+        with _translated():
+            left_s = _left_s(self._clock, httpcore.PoolTimeout)
         # Loading the certificates of the world takes a while: not before there is something to ask.
         self._pools = self._pools or self._made_pools()
+        try:
+            async with asyncio.timeout(left_s):
+                await self._free.acquire()
+        except TimeoutError as error:
+            raise httpx.PoolTimeout("no connection was free before the deadline") from error
         pool = max(self._pools, key=_Pool.room)
         pool.requests += 1
         try:
             with _translated():
                 response = await pool.connections.handle_async_request(self._inner(request))
         except BaseException:
-            pool.requests -= 1
+            self._leave(pool)
             raise
         return httpx.Response(
             response.status,
             headers=response.headers,
-            stream=_Body(response, pool),
+            stream=_Body(response, functools.partial(self._leave, pool)),
             extensions=response.extensions,
         )
+
+    def _leave(self, pool: _Pool) -> None:
+        pool.requests -= 1
+        self._free.release()
 
     def _made_pools(self) -> list[_Pool]:
         ssl_context = self._ssl_context or _ssl_context()
@@ -131,9 +145,9 @@ class _Pool:
 
 
 class _Body(httpx.AsyncByteStream):
-    def __init__(self, response: httpcore.Response, pool: _Pool) -> None:
+    def __init__(self, response: httpcore.Response, leave: Callable[[], None]) -> None:
         self._response = response
-        self._pool: _Pool | None = pool
+        self._leave: Callable[[], None] | None = leave
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         with _translated():
@@ -144,9 +158,9 @@ class _Body(httpx.AsyncByteStream):
         try:
             await self._response.aclose()
         finally:
-            if self._pool is not None:
-                self._pool.requests -= 1
-                self._pool = None
+            if self._leave is not None:
+                self._leave()
+                self._leave = None
 
 
 class _ClampedStream(httpcore.AsyncNetworkStream):
