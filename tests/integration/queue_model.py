@@ -98,6 +98,14 @@ class QueueModel(RuleBasedStateMachine):
     def do(self, coroutine):
         return self.loop.run_until_complete(coroutine)
 
+    def do_all(self, coroutines):
+        """At the same time; their answers."""
+
+        async def gathered():
+            return await asyncio.gather(*coroutines)
+
+        return self.do(gathered())
+
     def introduce(self, worker):
         self.do(self.queue.introduce(worker, dict.fromkeys(ACCOUNTS, f"fp-{worker}")))
         self.alive.add(worker)

@@ -26,21 +26,32 @@ from proxy.syndication.desk import Verdict
 from proxy.syndication.job import Action, retry_delay_s
 from proxy.syndication.overview import DeadFilter
 
+POSTS = st.fixed_dictionaries(
+    {
+        "post": st.sampled_from("12345"),
+        "site": st.sampled_from(SITES),
+        "accounts": st.sampled_from([("a",), ("b",), ("a", "b")]),
+        "wanted": st.sampled_from([True, True, False]),
+        "unpublish": st.sampled_from(["keep", "delete"]),
+        "urgent": st.sampled_from([False, False, True]),
+    }
+)
+ENDS = st.sampled_from(["finish", "retry", "fail", "release"])
+
 
 class QueueMachine(QueueModel):
     """What may happen to two sites, two accounts and two workers."""
 
-    @rule(
-        post=st.sampled_from("12345"),
-        site=st.sampled_from(SITES),
-        accounts=st.sampled_from([("a",), ("b",), ("a", "b")]),
-        wanted=st.sampled_from([True, True, False]),
-        unpublish=st.sampled_from(["keep", "delete"]),
-        urgent=st.sampled_from([False, False, True]),
-    )
-    def enqueue(self, post, site, accounts, wanted, unpublish, urgent):
+    @rule(posts=st.lists(POSTS, min_size=1, max_size=3, unique_by=lambda post: (post["site"], post["post"])))
+    def enqueue(self, posts):
+        """Other posts that come at the same time travel together."""
+        given = [self.submission_of(**post) for post in posts]
+        for answer, post in zip(self.do_all(map(self.queue.enqueue, given)), posts, strict=True):
+            self.enqueued(answer, **post)
+
+    def submission_of(self, post, site, accounts, wanted, unpublish, urgent):
         self.revision += 1
-        given = submission(
+        return submission(
             post,
             job=f"job_{self.revision:05}",  # the same in each run of a step
             site=site,
@@ -52,7 +63,8 @@ class QueueMachine(QueueModel):
             priority="urgent" if urgent else "normal",
             **self.wishes(post),
         )
-        answer = self.do(self.queue.enqueue(given))
+
+    def enqueued(self, answer, post, site, accounts, wanted, unpublish, urgent):
         job = self.posts.get((site, post))
         own = [one for one in self.known.values() if one.job == job]
         if job is None or (wanted and own and all(self.is_gone(one) for one in own)):
@@ -109,7 +121,25 @@ class QueueMachine(QueueModel):
         one.sent = one.intent = True
 
     @precondition(lambda self: self.leases)
-    @rule(data=st.data())
+    @rule(data=st.data(), how=ENDS)
+    def end_one(self, data, how):
+        self.end(data, [how])
+
+    @precondition(lambda self: len(self.leases) > 1)
+    @rule(
+        data=st.data(),
+        hows=st.one_of(ENDS.map(lambda how: [how, how]), st.lists(ENDS, min_size=2, max_size=2)),
+    )
+    def end_several(self, data, hows):
+        """Those that end in the same way travel together."""
+        self.end(data, hows)
+
+    def end(self, data, hows):
+        ends = {"finish": self.finish, "retry": self.retry, "fail": self.fail, "release": self.release}
+        calls, workers = zip(*(ends[how](data) for how in hows), strict=True)
+        for settled, worker in zip(self.do_all(calls), workers, strict=True):
+            self.after_settling(settled, worker)
+
     def finish(self, data):
         leased, worker, one, following = self.settle(data)
         if one.after == "delete":
@@ -119,25 +149,19 @@ class QueueMachine(QueueModel):
             one.happens(E.FINISH)
         one.intent, one.after = False, ""
         self.count(one, Sign.ALIVE)
-        self.after_settling(self.do(self.queue.finish(leased, "at://x", "c", following=following)), worker)
+        return self.queue.finish(leased, "at://x", "c", following=following), worker
 
-    @precondition(lambda self: self.leases)
-    @rule(data=st.data(), counts=st.booleans())
-    def retry(self, data, counts):
+    def retry(self, data):
         leased, worker, one, following = self.settle(data)
+        counts = data.draw(st.booleans())
         one.failures += 1
         delay_s = retry_delay_s(one.failures, POLICY.retry_delays_s)
         self.count(one, Sign.FAILED if counts else Sign.NOTHING, used_up=delay_s is None)
         if not self.kept(one):
             one.happens(E.FAIL if delay_s is None else E.RETRY)
         one.due_at, one.lost = self.now + (delay_s or 0), 0
-        settled = self.do(
-            self.queue.retry(leased, "HTTP 500", counts_for_breaker=counts, following=following)
-        )
-        self.after_settling(settled, worker)
+        return self.queue.retry(leased, "HTTP 500", counts_for_breaker=counts, following=following), worker
 
-    @precondition(lambda self: self.leases)
-    @rule(data=st.data())
     def fail(self, data):
         leased, worker, one, following = self.settle(data)
         if one.after in ("cancel", "delete"):
@@ -147,21 +171,18 @@ class QueueMachine(QueueModel):
             one.happens(E.FAIL)
         one.intent, one.after = False, ""
         self.count(one, Sign.ALIVE)
-        self.after_settling(self.do(self.queue.fail(leased, "no", following=following)), worker)
+        return self.queue.fail(leased, "no", following=following), worker
 
-    @precondition(lambda self: self.leases)
-    @rule(data=st.data(), wait_s=st.sampled_from([0, 30]))
-    def release(self, data, wait_s):
+    def release(self, data):
         leased, worker, one, following = self.settle(data)
+        wait_s = data.draw(st.sampled_from([0, 30]))
         one.attempts -= one.sent
         if not self.kept(one):
             one.happens(E.RELEASE)
         if wait_s:
             self.close(one.account, wait_s, "rate_limited")
-        settled = self.do(
-            self.queue.release(leased, wait_s=wait_s, reason="rate_limited", following=following)
-        )
-        self.after_settling(settled, worker)
+        call = self.queue.release(leased, wait_s=wait_s, reason="rate_limited", following=following)
+        return call, worker
 
     @precondition(lambda self: self.lost_leases)
     @rule(data=st.data(), how=st.sampled_from(["finish", "retry", "fail", "release", "intend"]))
