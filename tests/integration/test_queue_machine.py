@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 from hypothesis import strategies as st
-from hypothesis.stateful import invariant, precondition, rule
+from hypothesis.stateful import initialize, invariant, precondition, rule
 
 from harness.queue import DAY_S, POLICY, submission
 from integration.queue_model import (
@@ -39,10 +39,19 @@ POSTS = st.fixed_dictionaries(
 ENDS = st.sampled_from(["finish", "retry", "fail", "release"])
 
 
+def some_posts(least, most):
+    """What may be done to so many different posts."""
+    return st.lists(POSTS, min_size=least, max_size=most, unique_by=lambda post: (post["site"], post["post"]))
+
+
 class QueueMachine(QueueModel):
     """What may happen to two sites, two accounts and two workers."""
 
-    @rule(posts=st.lists(POSTS, min_size=1, max_size=3, unique_by=lambda post: (post["site"], post["post"])))
+    @initialize(posts=some_posts(3, 6))
+    def begin(self, posts):
+        self.enqueue(posts)
+
+    @rule(posts=some_posts(1, 3))
     def enqueue(self, posts):
         """Other posts that come at the same time travel together."""
         given = [self.submission_of(**post) for post in posts]
@@ -98,6 +107,17 @@ class QueueMachine(QueueModel):
         ]
         self.took(worker, leases)
         assert len(leases) == min(count, len(eligible))
+
+    @precondition(lambda self: not self.leases and any(map(self.ready, ACCOUNTS)))
+    @rule(worker=st.sampled_from(WORKERS))
+    def go_on(self, worker):
+        """What is closed opens, who is gone comes back: else hardly anything would ever be worked on."""
+        self.handle_everything(paused=False)
+        for account in ACCOUNTS:
+            self.handle_account(account, "resume")
+            self.handle_account(account, "open")
+        self.introduce(worker)
+        self.take(worker, len(ACCOUNTS))
 
     def settle(self, data):
         leased, worker = data.draw(st.sampled_from(self.leases))
