@@ -42,6 +42,7 @@ class QueueStore:
     def __init__(self, servers: Servers, clock: Clock) -> None:
         self._servers = servers
         self._guard = Guard(clock, "queue_store")
+        self._last_failure: BaseException | None = None
         self._batches = Batches(servers, TIMEOUT_S, at_a_time=_BATCHES, size=_MAX_BATCH)
 
     @property
@@ -101,7 +102,7 @@ class QueueStore:
         try:
             answer = await self._queued(script, key, args)
         except StoreUnavailable as error:
-            self._guard.record(ticket, alive=isinstance(error.__cause__, MOVING))
+            self._note_failure(ticket, error.__cause__)
             raise
         except StoreRefused:
             self._guard.record(ticket, alive=True)
@@ -111,6 +112,14 @@ class QueueStore:
             raise
         self._guard.record(ticket, alive=True)
         return answer
+
+    def _note_failure(self, ticket: Ticket, cause: BaseException | None) -> None:
+        """What befell calls that travelled together is one failure: all of them may be sent again."""
+        if cause is self._last_failure:
+            self._guard.abandon(ticket)
+            return
+        self._last_failure = cause
+        self._guard.record(ticket, alive=isinstance(cause, MOVING))
 
     async def _queued(self, script: Script, key: str, args: Sequence[Any]) -> Any:
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()

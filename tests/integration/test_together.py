@@ -94,6 +94,18 @@ async def test_no_call_waits_for_the_next_one():
         await servers.aclose()
 
 
+async def test_a_connection_lost_under_many_calls_is_one_failure():
+    """All of them are sent again at once, and none hears of it."""
+    async with queue_of_its_own("valkey-9") as (queue, stored):
+        for number in range(3):
+            await queue.enqueue(submission(f"{number}"))
+            calls = [asyncio.create_task(queue.enqueue(submission(f"{number}-{n}"))) for n in range(20)]
+            await asyncio.sleep(0)  # they wait for their batch
+            stored.redis.client_kill_filter(_type="normal", skipme=True)
+            answers = await asyncio.gather(*calls)
+            assert {answer.verdict for answer in answers} == {Verdict.QUEUED}
+
+
 @pytest.mark.parametrize("kind", KINDS)
 async def test_one_that_is_damaged_fails_alone(kind):
     async with queue_of_its_own(kind) as (queue, stored):
