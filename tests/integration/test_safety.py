@@ -244,7 +244,7 @@ async def test_a_bug_in_a_flight_leaves_nobody_hanging(start, upstream, monkeypa
     def crash(_body):
         raise MemoryError("no room")
 
-    monkeypatch.setattr("proxy.feeds.fill.compressed", crash)
+    monkeypatch.setattr("proxy.feeds.arrivals.compressed", crash)
     async with start() as proxy:
         async with asyncio.timeout(5):
             answers = await proxy.together(10, feed())
