@@ -117,12 +117,17 @@ async def _send(servers: Servers, calls: Sequence[Call], timeout_s: float) -> No
 async def connection_to(servers: Servers, key: str) -> AsyncIterator[Any]:
     """A connection (as redis-py has it) to the server that has `key`; closed unless all goes well on it."""
     pool = await servers.pool_of(key)
-    connection = await pool.get_connection()  # type: ignore[no-untyped-call]
+    try:
+        connection = await pool.get_connection()  # type: ignore[no-untyped-call]
+    except BaseException:
+        heed_cancellation()
+        raise
     try:
         yield connection
     except BaseException:
         # Answers that are still to come belong to nobody.
         await connection.disconnect(nowait=True)
+        heed_cancellation()
         raise
     finally:
         await pool.release(connection)
@@ -135,7 +140,7 @@ async def read(connection: Any, timeout_s: float) -> Any:
 
 
 def heed_cancellation() -> None:
-    """Raise the CancelledError that asyncio.wait_for, by which redis-py sends, swallows now and then.
+    """Raise the CancelledError that asyncio.wait_for, by which redis-py works, swallows now and then.
 
     It does so up to Python 3.11 when what it waits for ends in that very moment (CPython issue 86296).
     """

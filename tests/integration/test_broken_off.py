@@ -16,6 +16,7 @@ from harness.waiting import until
 from proxy.background import running
 from proxy.clock import SystemClock
 from proxy.errors import StoreUnavailable
+from proxy.store import subscription
 from proxy.store.calls import connection_to
 from proxy.store.queue_store import QueueStore, connect_queue
 from proxy.store.scripts import script
@@ -64,6 +65,34 @@ def test_a_connection_that_was_closed_is_told_as_such():
                     await connection.send_command("PING")
             await servers.aclose()
 
+    uvloop.run(scenario())
+
+
+@pytest.mark.parametrize("agrees", [True, False], ids=["there", "away"])
+def test_who_listens_ends_when_cancelled(agrees, tmp_path):
+    """In whichever turn of the loop, of both kinds of loop, and whatever happens to the connection then."""
+
+    async def listen(servers):
+        with contextlib.suppress(StoreUnavailable):
+            async for _ in subscription.listen(servers, "news"):
+                pass
+        await asyncio.Event().wait()
+
+    async def scenario():
+        async with hanging_up() as (url, _):
+            servers = servers_of(
+                SecretStr(url if agrees else f"unix://{tmp_path}/none"), SystemClock(), timeout_s=5
+            )
+            for turns in range(40):
+                listening = asyncio.create_task(listen(servers))
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                listening.cancel()
+                await asyncio.wait([listening], timeout=5)
+                assert listening.cancelled(), f"cancelled after {turns} turns"
+            await servers.aclose()
+
+    asyncio.run(scenario())
     uvloop.run(scenario())
 
 
