@@ -24,7 +24,7 @@ from starlette.types import ASGIApp
 from proxy.background import running
 from proxy.clock import Clock, SystemClock
 from proxy.composition.reading import Reading, reading, telling_of_changes
-from proxy.composition.routes import admin_routes, widget_of
+from proxy.composition.routes import admin_routes, widget_routes
 from proxy.composition.syndicating import Syndication, syndicating
 from proxy.control import ControlChannel, receive_beginning
 from proxy.edge import EdgeConfig
@@ -40,7 +40,6 @@ from proxy.telemetry import Redactor, configure_logging, get_logger
 from proxy.tenants import Tenants
 from proxy.tracing import TracedApp
 from proxy.web_server import WebServer, web_server
-from proxy.widget.routes import WidgetRoutes
 
 _GIVE_UP_S: Final = 5.0
 
@@ -61,11 +60,6 @@ class WebApp:
     redactor: Redactor
     reading: Reading
     syndication: Syndication
-    widget: WidgetRoutes
-
-    async def warm_up(self) -> None:
-        """Make ready what may come after the first answers."""
-        await asyncio.gather(self.reading.warm_up(), self.widget.warm_up())
 
     async def reload(self) -> None:
         """Read feedproxy.toml and password files again."""
@@ -95,14 +89,13 @@ async def web_app(
         syndicating(settings, clock, os.environ, instruments, feeds.changed) as posts,
         observing(settings, clock, process, instruments, token, posts=posts, feeds=feeds) as observed,
     ):
-        widget = widget_of(settings, feeds)
         app = _application(
             [
                 *observed.routes(),
                 feeds.route,
                 *admin_routes(settings, clock, feeds, posts, token),
                 *posts.routes(settings, clock, process.stopping),
-                *widget.routes(),
+                *widget_routes(settings, feeds),
             ]
         )
         yield WebApp(
@@ -113,7 +106,6 @@ async def web_app(
             redactor=process.redactor,
             reading=feeds,
             syndication=posts,
-            widget=widget,
         )
 
 
@@ -185,7 +177,7 @@ async def run_web(
 
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, drain)
-        announcing = asyncio.create_task(_announce(server, process.control, web.warm_up))
+        announcing = asyncio.create_task(_announce(server, process.control, web.reading.warm_up))
         # What is there now stays. To look through all of it for garbage takes 0.1 s, in the middle of a rush.
         gc.freeze()
         try:

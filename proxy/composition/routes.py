@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 
 from proxy.admin import AdminEdge, bearer_check
 from proxy.clients import Trust
@@ -27,14 +27,15 @@ def admin_routes(
     return [*PurgeRoutes(feeds.purges, feeds.service, edge).routes(), *queue.routes()]
 
 
-def widget_of(settings: Settings, feeds: Reading) -> WidgetRoutes:
+def widget_routes(settings: Settings, feeds: Reading) -> list[BaseRoute]:
     """The widget and its pages, which ask for feeds as everybody does."""
     # Accounts before feeds.
     named = sorted(settings.actors or (), key=lambda name: name.startswith("at://"))
-    return WidgetRoutes(
+    widget = WidgetRoutes(
         feeds.route.app,
         public_url=settings.public_url,
         plain_pictures=settings.upstream.startswith("http:"),
         any_origin="*" in settings.cors_origins,
         example=next(iter(named), None),
     )
+    return widget.routes()

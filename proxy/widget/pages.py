@@ -126,7 +126,8 @@ class Pages:
 
     def __init__(self, script: Script) -> None:
         self._script = script
-        # Read now and never again: an upgrade changes the files of a process that goes on.
+        # Read now and never again: an upgrade changes the files of a process that goes on. And compiled now:
+        # later, feeds would wait for it.
         sources = {path.name: path.read_text(encoding="utf-8") for path in (HERE / "templates").iterdir()}
         self._templates = Environment(
             loader=DictLoader(sources),
@@ -134,9 +135,6 @@ class Pages:
             undefined=StrictUndefined,
             auto_reload=False,
         )
-
-    def compile(self) -> None:
-        """Make ready what takes some 50 ms; else that is done for the first page."""
         for name in self._templates.list_templates():
             self._templates.get_template(name)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Final
 
 from starlette.requests import Request
@@ -56,10 +55,6 @@ class WidgetRoutes:
             plain_pictures=plain_pictures,
             any_origin=any_origin,
         )
-
-    async def warm_up(self) -> None:
-        """Do beside all else what the first page would have to wait for."""
-        await asyncio.to_thread(self._pages.compile)
 
     def routes(self) -> list[BaseRoute]:
         """The routes, none of which lies under /xrpc."""
