@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from jinja2 import DictLoader, Environment, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from proxy.widget.foreign import WEB, component, web_address
 from proxy.widget.script import HERE, Script
@@ -126,11 +126,9 @@ class Pages:
 
     def __init__(self, script: Script) -> None:
         self._script = script
-        # Read now and never again: an upgrade changes the files of a process that goes on. And compiled now:
-        # later, feeds would wait for it.
-        sources = {path.name: path.read_text(encoding="utf-8") for path in (HERE / "templates").iterdir()}
+        # Read now and never again: an upgrade changes the files of a process that goes on.
         self._templates = Environment(
-            loader=DictLoader(sources),
+            loader=FileSystemLoader(HERE / "templates"),
             autoescape=True,
             undefined=StrictUndefined,
             auto_reload=False,

@@ -40,18 +40,12 @@ class Upstream:
             while True:
                 path = (await reader.readuntil(b"\r\n\r\n")).split()[1]
                 self.asked[path] += 1
-                if path == b"/hangs_up":
-                    return
-                if path == b"/breaks_off":
+                if path in (b"/breaks_off", b"/drips"):
                     writer.write(OK + b"{")
                     await writer.drain()
-                    return
-                if path == b"/silent":
+                if path in (b"/silent", b"/drips"):
                     await reader.read()  # until the client has gone
-                    return
-                if path == b"/drips":
-                    writer.write(OK + b"{")
-                    await reader.read()
+                if path in (b"/hangs_up", b"/breaks_off", b"/silent", b"/drips"):
                     return
                 if path == b"/slow":
                     await self.places.acquire()
