@@ -26,6 +26,8 @@ _KINDS: Final[Mapping[Kind, SpanKind]] = {
 class OtelSpans:
     """See Spans: they are sent to where the variables OTEL_EXPORTER_OTLP_* of OpenTelemetry say."""
 
+    kept = True
+
     def __init__(self, role: str) -> None:
         resource = Resource.create(
             {"service.name": "feedproxy", "service.version": VERSION, "feedproxy.role": role}

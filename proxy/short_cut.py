@@ -1,4 +1,4 @@
-"""The short cut: plain requests are answered below ASGI, in bytes or by a task, without being parsed.
+"""The short cut: plain requests are answered below ASGI, at once or in time, without being parsed.
 
 It is taken only on a connection on which nothing else is under way; what follows waits for the answer.
 """
@@ -6,32 +6,30 @@ It is taken only on a connection on which nothing else is under way; what follow
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from uvicorn.server import ServerState
 
-from proxy.edge import EdgeConfig, EdgeProtocol, Headers, Part, response_bytes
+from proxy.edge import EdgeConfig, EdgeProtocol, Headers, Part
 from proxy.telemetry import get_logger
 
 _log = get_logger()
 
 
 class Reply(Protocol):
-    """An answer; the names in `headers` are in lower case."""
+    """An answer."""
 
-    @property
-    def status(self) -> int: ...  # noqa: D102
-    @property
-    def headers(self) -> Headers: ...  # noqa: D102
-    @property
-    def body(self) -> bytes: ...  # noqa: D102
+    def as_sent(self, default_headers: Headers, *, last: bool) -> bytes: ...  # noqa: D102
 
 
-# The answer to what was received, whole or from a coroutine that finds it; None if that is not one plain
+# Takes an answer, or what will find it.
+Deliver = Callable[[Reply | Coroutine[Any, Any, Reply]], None]
+# The answer to what was received, whole or by a call that has it delivered; None if that is not one plain
 # request. The other arguments are the peer's address and the headers that begin every head.
-ShortCut = Callable[[bytes, str | None, Headers], bytes | Coroutine[Any, Any, Reply] | None]
+ShortCut = Callable[[bytes, str | None, Headers], bytes | Callable[[Deliver], None] | None]
 
 
 class ShortCutConfig(EdgeConfig):
@@ -94,8 +92,10 @@ class ShortCutProtocol(EdgeProtocol):
         super().shutdown()
 
     def timeout_keep_alive_handler(self) -> None:
-        """Close the connection, unless it was in use: the short cut does not set the timer anew each time."""
-        left_s = self._heard_at + self.timeout_keep_alive - self.loop.time()
+        """Close the connection, unless it is in use: the short cut does not set the timer anew each time."""
+        in_use = self.cycle is not None and not self.cycle.response_complete
+        heard_at = self.loop.time() if in_use else self._heard_at
+        left_s = heard_at + self.timeout_keep_alive - self.loop.time()
         if left_s > 0:
             self.timeout_keep_alive_task = self.loop.call_later(left_s, self.timeout_keep_alive_handler)
         else:
@@ -112,14 +112,13 @@ class ShortCutProtocol(EdgeProtocol):
                 self.timeout_keep_alive, self.timeout_keep_alive_handler
             )
 
-    def _answer_in_time(self, finding: Coroutine[Any, Any, Reply]) -> None:
-        """Have a task of this server find the answer; it is the client who waits.
+    def _answer_in_time(self, later: Callable[[Deliver], None]) -> None:
+        """It is the client who waits.
 
         For what comes meanwhile this is a request like any other: it has a cycle, which says whether the
         connection ends with it.
         """
         self._unwatch()
-        self._unset_keepalive_if_required()
         cycle = self.cycle = RequestResponseCycle(
             scope={"method": "GET"},  # type: ignore[typeddict-item]  # the rest is for an application
             transport=self.transport,
@@ -133,27 +132,33 @@ class ShortCutProtocol(EdgeProtocol):
             keep_alive=True,
             on_response=self.on_response_complete,
         )
-        task = self.loop.create_task(self._find(finding, cycle))
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
+        later(functools.partial(self._deliver, cycle))
 
-    async def _find(self, finding: Coroutine[Any, Any, Reply], cycle: RequestResponseCycle) -> None:
+    def _deliver(self, cycle: RequestResponseCycle, found: Reply | Coroutine[Any, Any, Reply]) -> None:
+        if isinstance(found, Coroutine):
+            task = self.loop.create_task(self._find(cycle, found))
+            self.tasks.add(task)
+            task.add_done_callback(self.tasks.discard)
+        elif not self.transport.is_closing():
+            self._found(cycle, found)
+
+    async def _find(self, cycle: RequestResponseCycle, finding: Coroutine[Any, Any, Reply]) -> None:
+        """For a task of this server."""
         try:
             reply = await finding
         except Exception:  # noqa: BLE001  (the last resort: a bug must not leave a client hanging)
             _log.error("request_crashed", exc_info=True)
             await cycle.send_500_response()
             return
-        if not self.transport.is_closing():
-            self._found(reply, cycle)
+        self._deliver(cycle, reply)
 
-    def _found(self, reply: Reply, cycle: RequestResponseCycle) -> None:
+    def _found(self, cycle: RequestResponseCycle, reply: Reply) -> None:
         """Send the answer in one piece, and go on with what has come meanwhile."""
-        headers = [*self.server_state.default_headers, *reply.headers]
-        if not cycle.keep_alive:
-            headers.append((b"connection", b"close"))
-        self.transport.write(response_bytes(reply.status, headers, reply.body))
+        self.transport.write(reply.as_sent(self.server_state.default_headers, last=not cycle.keep_alive))
         cycle.response_started = cycle.response_complete = True
+        if cycle.keep_alive and self._part is Part.IDLE and not (self.pipeline or self._held_back):
+            self._answered()
+            return
         if not cycle.keep_alive:
             self.transport.close()
         self.on_response_complete()

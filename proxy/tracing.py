@@ -66,7 +66,9 @@ def trace_of(traceparent: str | None) -> Trace | None:
 
 
 class Spans(Protocol):
-    """What keeps account of the parts of a trace."""
+    """What keeps account of the parts of a trace. `kept`: somebody wants to know how long they last."""
+
+    kept: bool
 
     def part(
         self, name: str, kind: Kind, parent: Trace | None, facts: Facts
@@ -83,6 +85,8 @@ class ClosableSpans(Spans, Protocol):
 
 class NoSpans:
     """Nobody keeps account: there are but numbers to know a request by."""
+
+    kept = False
 
     def part(
         self,

@@ -34,6 +34,7 @@ from proxy.feeds.held import Held
 from proxy.feeds.hits import Hits
 from proxy.feeds.leases import Leases
 from proxy.feeds.memory import MemoryCache
+from proxy.feeds.passengers import Passengers
 from proxy.feeds.policy import Rules, longest_life_s, policy_of
 from proxy.feeds.popular import Popular
 from proxy.feeds.probing import Prober
@@ -196,6 +197,7 @@ async def reading(
             service,
             caches.memory,
             actors,
+            Passengers(service, replies, reads, clock),
             replies,
             reads,
             instruments.spans,

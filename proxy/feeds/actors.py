@@ -13,9 +13,9 @@ from collections.abc import Set as AbstractSet
 from typing import Final
 
 from proxy.errors import Rejected, UpstreamError
+from proxy.feeds.answer import Answer
 from proxy.feeds.key import ACCOUNT_FORMATS, FeedKey
 from proxy.feeds.methods import METHODS, Method
-from proxy.feeds.service import Answer
 from proxy.syntax import at_uri_authority, is_did, with_authority
 
 _RESOLVE: Final = "com.atproto.identity.resolveHandle"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from proxy.feeds.service import Answer, Served
+from proxy.feeds.answer import Answer, Served
 from proxy.tally import Tally
 
 # hit, stale: from a copy. miss: the upstream was asked. collapsed: another had asked already. negative: a

@@ -9,10 +9,11 @@ from proxy.clients import Client, Trust
 from proxy.clock import Clock
 from proxy.errors import Rejected, UpstreamError
 from proxy.feeds.actors import Actors
+from proxy.feeds.answer import Answer, Served
 from proxy.feeds.counting import ReadTally
 from proxy.feeds.key import FeedKey
 from proxy.feeds.reply import Replies, Reply, Terms
-from proxy.feeds.service import Answer, FeedService, Served
+from proxy.feeds.service import FeedService
 
 # Whose addresses are not looked at anew each time.
 _MAX_CLIENTS: Final = 1024
@@ -35,23 +36,21 @@ class Desk:
         self._replies = replies
         self._reads = reads
         self._clock = clock
-        self._client = functools.lru_cache(_MAX_CLIENTS)(functools.partial(_client_of, trust))
+        # Who asks, by the other end of the connection (None: a unix socket) and its X-Forwarded-For.
+        self.client = functools.lru_cache(_MAX_CLIENTS)(functools.partial(_client_of, trust))
 
     async def reply(self, key: FeedKey, peer: str | None, forwarded: str | None, terms: Terms) -> Reply:
         """The reply to whoever asks for `key`. Raises nothing: trouble is told in the reply.
 
-        `peer` is the other end of the connection (None: a unix socket), `forwarded` its X-Forwarded-For.
+        `peer` and `forwarded` are as `client` takes them.
         """
         asked_at = self._clock.steady()
         try:
-            answer = await self._answer(key, self._client(peer, forwarded))
+            answer = await self._answer(key, self.client(peer, forwarded))
         except Rejected as error:
             return self.reject(error, key.nsid, terms, took_s=self._clock.steady() - asked_at)
         self._reads.answered(key.nsid, answer, self._clock.steady() - asked_at)
-        if answer.held is None:
-            assert answer.error is not None  # noqa: S101  (an answer has either)
-            return self._replies.fail(answer, answer.error, key.nsid, terms)
-        return self._replies.serve(answer, answer.held, key.nsid, terms)
+        return self._replies.reply(answer, key.nsid, terms)
 
     def reject(self, error: Rejected, nsid: str | None, terms: Terms, *, took_s: float = 0.0) -> Reply:
         """The reply to what is no question."""

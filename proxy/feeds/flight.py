@@ -7,6 +7,7 @@ who leaves takes the answer from the others, and nothing cancels a request that 
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Final, Generic, TypeVar
@@ -19,22 +20,26 @@ T = TypeVar("T")
 
 # As many as there may be connections: a front page's worth of readers for one feed.
 MAX_WAITERS: Final = 10_000
-# So many are woken before others get a turn of the event loop.
-_WAKE_BATCH: Final = 256
+# So many are called before others get a turn of the event loop.
+_CALL_BATCH: Final = 256
 
 _log = get_logger()
 
 
-@dataclass(slots=True, eq=False)
+# To be called once there is an outcome, or no more time to wait for one.
+Landed = Callable[[], None]
+
+
+@dataclass(slots=True, weakref_slot=True, eq=False)
 class Flight(Generic[T]):
-    """One question under way. `outcome` is set before anyone is woken."""
+    """One question under way. `outcome` is set before anyone is called."""
 
     key: str
     started_at: float
     task: asyncio.Task[None] | None = None
     outcome: T | None = None
-    # Each waiter has a future of its own: one shared would be cancelled by the first who leaves.
-    waiters: set[asyncio.Future[None]] = field(default_factory=set)
+    waiters: dict[Landed, None] = field(default_factory=dict)  # first come first
+    overdue: asyncio.TimerHandle | None = None
 
 
 class Flights(Generic[T]):
@@ -74,15 +79,33 @@ class Flights(Generic[T]):
     def join(self, key: str, fly: Callable[[], Awaitable[T]]) -> tuple[Flight[T], bool]:
         """The flight for `key`, and whether it was started just now (with `fly`)."""
         flight = self._by_key.get(key)
-        now = self._clock.steady()
-        if flight is not None and now - flight.started_at <= self._max_age_s:
+        if flight is not None and not self._is_too_old(flight):
             return flight, False
-        flight = Flight(key, now)
+        flight = Flight(key, self._clock.steady())
         self._by_key[key] = flight
+        loop = asyncio.get_running_loop()
+        flight.overdue = loop.call_later(self._max_age_s, self._call_all, flight)
         flight.task = asyncio.create_task(self._run(flight, fly), name=f"flight {key[:80]}")
         self._tasks.add(flight.task)
         flight.task.add_done_callback(self._tasks.discard)
         return flight, True
+
+    @property
+    def full(self) -> bool:
+        """Whether nobody else may wait."""
+        return self._given_up or self._waiting >= MAX_WAITERS
+
+    def joinable(self, key: str) -> Flight[T] | None:
+        """The flight for `key` that a newcomer may share and wait for."""
+        flight = self._by_key.get(key)
+        if flight is None or self.full or self._is_too_old(flight):
+            return None
+        return flight
+
+    def call_when_landed(self, flight: Flight[T], landed: Landed) -> None:
+        """Have `landed` called once: when `flight` has an outcome, is too old, or is given up."""
+        flight.waiters[landed] = None
+        self._waiting += 1
 
     async def wait(self, flight: Flight[T], timeout_s: float) -> T:
         """The outcome of `flight`.
@@ -95,17 +118,17 @@ class Flights(Generic[T]):
             raise UpstreamTimeout("this process is about to end")
         if self._waiting >= MAX_WAITERS:
             raise UpstreamUnavailable("too many requests wait for the upstream", retry_after_s=1.0)
+        # A future of its own: one shared by all would be cancelled by the first who leaves.
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        flight.waiters.add(waiter)
-        self._waiting += 1
+        landed = functools.partial(_resolve, waiter)
+        self.call_when_landed(flight, landed)
         try:
             async with asyncio.timeout(timeout_s):
                 await waiter
         except TimeoutError:
             pass  # the outcome may have come in the very instant in which the time was up
         finally:
-            self._waiting -= 1
-            flight.waiters.discard(waiter)
+            self._take_out(flight, landed)
         if flight.outcome is None:
             raise UpstreamTimeout("the upstream did not answer in time")
         return flight.outcome
@@ -115,12 +138,10 @@ class Flights(Generic[T]):
         self._by_key.clear()
 
     def give_up(self) -> None:
-        """Wake everyone who waits, with or without an outcome, and let nobody wait: there is no more time."""
+        """Call everyone who waits, with or without an outcome, and let nobody wait: there is no more time."""
         self._given_up = True
         for flight in self._flying:
-            for waiter in flight.waiters:
-                if not waiter.done():
-                    waiter.set_result(None)
+            self._call_all(flight)
 
     async def drain(self, grace_s: float) -> None:
         """Let flights land for `grace_s` seconds, then end the rest. For shutdown, when nobody waits."""
@@ -139,21 +160,46 @@ class Flights(Generic[T]):
             crash = error
             flight.outcome = self._crashed(error)
         finally:
-            # Off the table before anyone is woken: who comes now starts anew or finds the stored answer.
+            # Off the table before anyone is called: who comes now starts anew or finds the stored answer.
             if self._by_key.get(flight.key) is flight:
                 del self._by_key[flight.key]
             self._flying.discard(flight)
-        await _wake(flight.waiters)
+            if flight.overdue is not None:
+                flight.overdue.cancel()
+        await self._call_in_turns(flight)
         if crash is not None:
             _log.error("flight_crashed", key=flight.key, exc_info=crash)
         if self._after is not None:
             await self._after(flight.outcome)
 
+    def _is_too_old(self, flight: Flight[T]) -> bool:
+        return self._clock.steady() - flight.started_at > self._max_age_s
 
-async def _wake(waiters: set[asyncio.Future[None]]) -> None:
-    """Wake all, a batch at a time, so that thousands of them do not stall the loop."""
-    for number, waiter in enumerate(list(waiters), start=1):
-        if not waiter.done():
-            waiter.set_result(None)
-        if number % _WAKE_BATCH == 0:
-            await asyncio.sleep(0)
+    def _call_all(self, flight: Flight[T]) -> None:
+        for landed in list(flight.waiters):
+            self._call(flight, landed)
+
+    async def _call_in_turns(self, flight: Flight[T]) -> None:
+        """A batch at a time, so that thousands of them do not stall the loop."""
+        for number, landed in enumerate(list(flight.waiters), start=1):
+            self._call(flight, landed)
+            if number % _CALL_BATCH == 0:
+                await asyncio.sleep(0)
+
+    def _call(self, flight: Flight[T], landed: Landed) -> None:
+        """Unless it does not wait any longer, or was called for another reason."""
+        if self._take_out(flight, landed):
+            landed()
+
+    def _take_out(self, flight: Flight[T], landed: Landed) -> bool:
+        """Whether `landed` was still to be called."""
+        if landed not in flight.waiters:
+            return False
+        del flight.waiters[landed]
+        self._waiting -= 1
+        return True
+
+
+def _resolve(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)

@@ -11,10 +11,10 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from proxy.feeds.answer import Answer, Served
 from proxy.feeds.entry import CODINGS
 from proxy.feeds.freshness import cache_control, updated_at_text
 from proxy.feeds.methods import METHODS
-from proxy.feeds.service import Answer, Served
 from proxy.feeds.wording import Wording
 
 Headers = list[tuple[bytes, bytes]]

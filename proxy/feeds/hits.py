@@ -1,4 +1,4 @@
-"""Plain requests, answered below ASGI: hits by a look-up and a write, all others by a task.
+"""Plain requests, answered below ASGI: hits by a look-up and a write, others when a flight has landed.
 
 What is at hand for a request is found by its very bytes. Requests that are not plain, and what is no question
 at all, go the ordinary way (routes.py).
@@ -6,32 +6,39 @@ at all, go the ordinary way (routes.py).
 
 from __future__ import annotations
 
+import functools
 import math
 import re
-from collections.abc import Coroutine
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from proxy.clock import Clock
-from proxy.edge import response_bytes
 from proxy.errors import Rejected
 from proxy.feeds.actors import Actors
 from proxy.feeds.counting import ReadTally
 from proxy.feeds.desk import Desk
+from proxy.feeds.flight import Flight
 from proxy.feeds.headers import Headers
 from proxy.feeds.held import Held
 from proxy.feeds.key import FeedKey, canonical_key
 from proxy.feeds.memory import MemoryCache
 from proxy.feeds.methods import METHODS
+from proxy.feeds.outcome import Outcome
+from proxy.feeds.passengers import Deliver, Passengers
 from proxy.feeds.plain import Plain, plain
 from proxy.feeds.reply import Replies, Reply, Terms
 from proxy.feeds.service import FeedService
-from proxy.tracing import Spans, answering
+from proxy.tracing import Spans, Trace, answering
 
 # Of other characters, parsers have different views.
 _TARGET = re.compile(rb"/xrpc/([A-Za-z0-9.-]{1,320})/?(?:\?([A-Za-z0-9._~!$&'()*+,;=:@/?%-]*))?")
 # What an entry of a table costs besides its bytes.
 _OVERHEAD_BYTES: Final = 400
+
+# Has the answer delivered when it is found.
+Later = Callable[[Deliver], None]
 
 
 @dataclass(slots=True)
@@ -63,6 +70,7 @@ class Hits:
         service: FeedService,
         memory: MemoryCache[Held],
         actors: Actors,
+        passengers: Passengers,
         replies: Replies,
         reads: ReadTally,
         spans: Spans,
@@ -74,6 +82,7 @@ class Hits:
         self._service = service
         self._memory = memory
         self._actors = actors
+        self._passengers = passengers
         self._replies = replies
         self._reads = reads
         self._cells = reads.cells
@@ -95,10 +104,8 @@ class Hits:
         """How many requests and how many answers are remembered."""
         return len(self._asked), len(self._ready)
 
-    def answer(
-        self, data: bytes, peer: str | None, default_headers: Headers
-    ) -> bytes | Coroutine[Any, Any, Reply] | None:
-        """The answer to `data`, or what will find it; None unless that is one plain request.
+    def answer(self, data: bytes, peer: str | None, default_headers: Headers) -> bytes | Later | None:
+        """The answer to `data`, or what will deliver it; None unless that is one plain request.
 
         `data` is what `peer` (None: a unix socket) sent on a connection on which nothing else is under way;
         `default_headers` begin the head of every answer.
@@ -110,13 +117,11 @@ class Hits:
         if due and not self._renewed(ready, default_headers):
             request = plain(data)
             assert request is not None  # noqa: S101  (it was when it was first asked)
-            return self._in_time(request, ready.key, ready.terms, peer)
+            return functools.partial(self._later, request, ready.key, ready.terms, peer)
         self._cells[ready.cell] += 1
         return ready.response
 
-    def _first(
-        self, data: bytes, peer: str | None, default_headers: Headers
-    ) -> bytes | Coroutine[Any, Any, Reply] | None:
+    def _first(self, data: bytes, peer: str | None, default_headers: Headers) -> bytes | Later | None:
         """As `answer`, for a request that was not answered at once before."""
         request = plain(data)
         key = None if request is None else self._key(request.target)
@@ -126,7 +131,7 @@ class Hits:
         terms = self._replies.terms(said.get(b"accept-encoding"), said.get(b"origin"))
         ready = self._ready.get((key.digest, terms)) or _Ready(key, terms)
         if not (self._actors.allows(key) and self._renewed(ready, default_headers)):
-            return self._in_time(request, key, terms, peer)
+            return functools.partial(self._later, request, key, terms, peer)
         self._remember(ready, b"" if request.secret else data)
         self._cells[ready.cell] += 1
         return ready.response
@@ -149,12 +154,28 @@ class Hits:
         self._size_bytes += len(target) + _OVERHEAD_BYTES
         return key
 
+    def _later(self, request: Plain, key: FeedKey, terms: Terms, peer: str | None, deliver: Deliver) -> None:
+        """Have the reply to `request` delivered."""
+        anew = functools.partial(self._in_time, request, key, terms, peer)
+        if self._spans.kept or not self._actors.allows(key):  # who keeps account wants to know of each task
+            deliver(anew())
+            return
+        start = functools.partial(self._start, request, key, peer)
+        self._passengers.board(key, terms, start=start, anew=anew, deliver=deliver)
+
+    def _start(self, request: Plain, key: FeedKey, peer: str | None) -> Flight[Outcome] | None:
+        with self._answering(request):
+            return self._service.start(key, self._desk.client(peer, request.fields.get(b"x-forwarded-for")))
+
     async def _in_time(self, request: Plain, key: FeedKey, terms: Terms, peer: str | None) -> Reply:
         """The reply to `request`, when it is found."""
-        said = request.fields
+        forwarded = request.fields.get(b"x-forwarded-for")
+        with self._answering(request):
+            return await self._desk.reply(key, peer, forwarded, terms)
+
+    def _answering(self, request: Plain) -> AbstractContextManager[Trace]:
         path = request.target.partition(b"?")[0].decode("ascii")
-        with answering(self._spans, "GET", path, said.get(b"traceparent")):
-            return await self._desk.reply(key, peer, said.get(b"x-forwarded-for"), terms)
+        return answering(self._spans, "GET", path, request.fields.get(b"traceparent"))
 
     def _renewed(self, ready: _Ready, default_headers: Headers) -> bool:
         """Whether there is an answer at once; it is `ready` then until its age is a second more.
@@ -171,8 +192,7 @@ class Hits:
         if answer is None or answer.held is None:
             return False
         held = answer.held
-        reply = self._replies.serve(answer, held, ready.key.nsid, ready.terms)
-        response = response_bytes(reply.status, [*default_headers, *reply.headers], reply.body)
+        response = self._replies.serve(answer, held, ready.key.nsid, ready.terms).as_sent(default_headers)
         if ready.response:
             self._size_bytes += len(response) - len(ready.response)
         age_s, turns = held.age_s(now), (held.life.refresh_at_s, held.life.fresh_until_s)

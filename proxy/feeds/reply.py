@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from proxy.clock import Clock
+from proxy.edge import response_bytes
 from proxy.errors import Rejected, UpstreamError
+from proxy.feeds.answer import Answer
 from proxy.feeds.headers import (
     Headers,
     Manner,
@@ -22,7 +24,6 @@ from proxy.feeds.headers import (
     vary,
 )
 from proxy.feeds.held import Held
-from proxy.feeds.service import Answer
 
 _JSON = b"application/json; charset=utf-8"
 
@@ -38,13 +39,28 @@ class Terms(NamedTuple):
     if_none_match: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Reply:
-    """A response, whole."""
+    """A response, whole. Whoever is told the same may share it."""
 
     status: int
     headers: Headers
     body: bytes
+    _sent: bytes = field(default=b"", repr=False, compare=False)
+    _sent_after: Headers | None = field(default=None, repr=False, compare=False)
+
+    def as_sent(self, default_headers: Headers, *, last: bool = False) -> bytes:
+        """The response as it goes out, `default_headers` first; after the `last` one the connection ends.
+
+        It is made once for all who share it.
+        """
+        if last:
+            headers = [*default_headers, *self.headers, (b"connection", b"close")]
+            return response_bytes(self.status, headers, self.body)
+        if self._sent_after is not default_headers:
+            self._sent = response_bytes(self.status, [*default_headers, *self.headers], self.body)
+            self._sent_after = default_headers
+        return self._sent
 
 
 class Replies:
@@ -59,6 +75,13 @@ class Replies:
     ) -> Terms:
         """The terms of a request that says this in its head; None where it says nothing."""
         return Terms(liked_codings(accept_encoding), listed_origin(self._manner, origin), if_none_match)
+
+    def reply(self, answer: Answer, nsid: str, terms: Terms) -> Reply:
+        """What `answer` says."""
+        if answer.held is not None:
+            return self.serve(answer, answer.held, nsid, terms)
+        assert answer.error is not None  # noqa: S101  (an answer has either)
+        return self.fail(answer, answer.error, nsid, terms)
 
     def serve(self, answer: Answer, held: Held, nsid: str, terms: Terms) -> Reply:
         """The stored answer `held`, in the coding that the client likes best."""

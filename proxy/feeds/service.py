@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import enum
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
 from proxy.bluesky.appview import AppView
 from proxy.clients import NOBODY, Client
 from proxy.clock import Clock
-from proxy.errors import ShareSpent, UpstreamError, UpstreamFailure, UpstreamUnavailable
+from proxy.errors import ShareSpent, UpstreamError, UpstreamFailure, UpstreamTimeout, UpstreamUnavailable
+from proxy.feeds.answer import Answer, Fwd, Served, answered, failed, stale
 from proxy.feeds.changes import Changes
 from proxy.feeds.fill import Caches, Filler
-from proxy.feeds.flight import Flight, Flights
+from proxy.feeds.flight import Flight, Flights, Landed
 from proxy.feeds.freshness import Freshness
 from proxy.feeds.held import Held
 from proxy.feeds.key import FeedKey
-from proxy.feeds.outcome import Alone, Failed, Filled, Outcome, Unshared
+from proxy.feeds.outcome import Alone, Failed, Filled, Outcome
 from proxy.feeds.policy import FeedPolicy
 from proxy.feeds.popular import Popular
 from proxy.resilience.limiter import Asker, Rank
@@ -37,34 +37,6 @@ PREFETCHED: Final = 200
 _PREFETCH_SHARE: Final = 0.25
 _PREFETCHING: Final = 4
 _REFRESHER: Final = Asker(Rank.REFRESH)  # nobody pays for a refresh
-
-
-class Served(enum.Enum):
-    """Where an answer comes from."""
-
-    HIT = "hit"
-    STALE_WHILE_REVALIDATE = "stale-while-revalidate"
-    STALE_IF_ERROR = "stale-if-error"
-    FORWARDED = "forwarded"
-    ERROR = "error"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """What a question gets: a `held` answer, or an `error` where there is none; and how it came about.
-
-    `fwd` is why the upstream was asked (RFC 9211 §2.2), `fwd_status` what it said, `collapsed` that another
-    request had asked already.
-    """
-
-    served: Served
-    held: Held | None = None
-    error: UpstreamError | None = None
-    fwd: Literal["uri-miss", "stale"] | None = None
-    fwd_status: int | None = None
-    stored: bool = False
-    collapsed: bool = False
-    detail: str | None = None
 
 
 class FeedService:
@@ -114,6 +86,32 @@ class FeedService:
         held = self._caches.memory.get(key.digest)
         return None if held is None else self._as_held(key, held)
 
+    def joinable(self, key: FeedKey) -> Flight[Outcome] | None:
+        """The flight under way that decides what whoever misses `key` now is told; None if there is none."""
+        return self._fills.joinable(key.digest) if self._is_plain_miss(key) else None
+
+    def start(self, key: FeedKey, client: Client) -> Flight[Outcome] | None:
+        """Such a flight, started now for `client`; None if more than a flight decides, or nobody may wait."""
+        if not self._is_plain_miss(key) or self._fills.full:
+            return None
+        return self._join(key, None, _asker(client))[0]
+
+    def call_when_landed(self, flight: Flight[Outcome], landed: Landed) -> None:
+        """Have `landed` called when it is time to ask for `landed_answer`."""
+        self._fills.call_when_landed(flight, landed)
+
+    def landed_answer(self, key: FeedKey, flight: Flight[Outcome], *, started: bool) -> Answer | None:
+        """What those are told who have `started` or joined `flight` for `key`; None if each asks anew."""
+        match flight.outcome:
+            case None:
+                return failed(UpstreamTimeout("the upstream did not answer in time"), collapsed=not started)
+            case Filled(held, None):
+                return self._as_held(key, held)
+            case Failed(error) if self._warming() or (isinstance(error, ShareSpent) and not started):
+                return None
+            case outcome:
+                return answered(outcome, started=started, fwd="uri-miss", fallback=None)
+
     async def answer(self, key: FeedKey, client: Client = NOBODY) -> Answer:
         """The answer to `key`, for `client`. Raises nothing: trouble is told in the answer."""
         held = self._caches.memory.get(key.digest)
@@ -144,7 +142,7 @@ class FeedService:
         if trouble is None:
             self._refresh(key, held)
         elif state is Freshness.STALE:
-            return _stale(held, trouble)
+            return stale(held, trouble)
         return Answer(served=served, held=held)
 
     async def warm_up(self) -> None:
@@ -192,7 +190,7 @@ class FeedService:
 
         None if the upstream is not to be asked for this key as for others.
         """
-        if key.digest in self._caches.unshared or self._caches.failing.current(key.digest) is not None:
+        if not self._is_ordinary(key):
             return await self._load(key)
         deadline, warming = self._clock.steady() + self._policy.timeout_s, self._warming()
         outcome, started = await self._fly(key, None, client)
@@ -200,6 +198,17 @@ class FeedService:
             return outcome.held
         answer = await self._told(key, outcome, client, started=started, fwd="uri-miss", fallback=None)
         return await self._unless_loaded(key, answer, deadline, was_warming=warming)
+
+    def _is_plain_miss(self, key: FeedKey) -> bool:
+        """Whether there is nothing to answer `key` with, and nothing to heed but what a flight brings."""
+        held = self._caches.memory.peek(key.digest)
+        expired = held is None or self._freshness(held) is Freshness.EXPIRED
+        return expired and self._is_ordinary(key) and not self._warming()
+
+    def _is_ordinary(self, key: FeedKey) -> bool:
+        """Whether a miss of `key` is asked for, once for all."""
+        caches = self._caches
+        return key.digest not in caches.unshared and caches.failing.current(key.digest) is None
 
     async def _load(self, key: FeedKey) -> Held | None:
         """What level 2 has; many who ask at once cause one look-up."""
@@ -239,11 +248,11 @@ class FeedService:
         """A copy that is old: a refresh if it comes soon, else the copy."""
         trouble = self._trouble(key)
         if trouble is not None:
-            return _stale(held, trouble)
+            return stale(held, trouble)
         flight, started = self._join(key, held, _REFRESHER)
         outcome = await self._wait(flight, OLD_PATIENCE_S)
         if isinstance(outcome, Failed):
-            return _stale(held, outcome.error)
+            return stale(held, outcome.error)
         return await self._told(key, outcome, client, started=started, fwd="stale", fallback=held)
 
     async def _miss(self, key: FeedKey, held: Held | None, client: Client) -> Answer:
@@ -252,8 +261,8 @@ class FeedService:
         failing = self._caches.failing.current(key.digest)
         if failing is not None:
             left_s = failing.until - self._clock.steady()
-            failed = _failed(failing.error, retry_after_s=left_s, detail="failing")
-            return await self._unless_loaded(key, failed, deadline, was_warming=warming)
+            answer = failed(failing.error, retry_after_s=left_s, detail="failing")
+            return await self._unless_loaded(key, answer, deadline, was_warming=warming)
         gone = held if held is not None and held.entry.negative else None
         outcome, started = await self._fly(key, gone, client)
         answer = await self._told(key, outcome, client, started=started, fwd="uri-miss", fallback=None)
@@ -268,7 +277,7 @@ class FeedService:
             unasked = self._warming()  # it may have loaded since it was asked: then this is the last look
             held = await self._load(key)
             if held is not None and self._freshness(held) is not Freshness.EXPIRED and answer.error:
-                return _stale(held, answer.error)
+                return stale(held, answer.error)
             if unasked:
                 await asyncio.sleep(_LOADING_POLL_S)
         return answer
@@ -280,31 +289,14 @@ class FeedService:
         client: Client,
         *,
         started: bool,
-        fwd: Literal["uri-miss", "stale"],
+        fwd: Fwd,
         fallback: Held | None,
     ) -> Answer:
-        match outcome:
-            case Filled(held, None):
-                return Answer(served=Served.HIT, held=held)
-            case Filled(held, status, followed):
-                return Answer(
-                    served=Served.FORWARDED,
-                    held=held,
-                    fwd=fwd,
-                    fwd_status=status,
-                    stored=True,
-                    collapsed=followed or not started,
-                )
-            case Unshared(held, reason) if started:
-                return Answer(
-                    served=Served.FORWARDED, held=held, fwd=fwd, fwd_status=held.entry.status, detail=reason
-                )
-            case Unshared() | Alone():
-                # Meant for another: this one asks for itself.
-                state = Freshness.EXPIRED if fallback is None else self._freshness(fallback)
-                return await self._answer_alone(key, fallback, state, client)
-            case Failed(error):
-                return _failed(error, collapsed=not started) if fallback is None else _stale(fallback, error)
+        answer = answered(outcome, started=started, fwd=fwd, fallback=fallback)
+        if answer is not None:
+            return answer
+        state = Freshness.EXPIRED if fallback is None else self._freshness(fallback)
+        return await self._answer_alone(key, fallback, state, client)
 
     async def _answer_alone(
         self, key: FeedKey, held: Held | None, state: Freshness, client: Client
@@ -313,7 +305,7 @@ class FeedService:
         copy = held if state is not Freshness.EXPIRED else None
         trouble = self._trouble(key)
         if trouble is not None:
-            return _failed(trouble) if copy is None else _stale(copy, trouble)
+            return failed(trouble) if copy is None else stale(copy, trouble)
 
         async def fly() -> Outcome:
             return await self._filler.fill(key, copy, _asker(client), alone=True)
@@ -321,7 +313,7 @@ class FeedService:
         self._tally.add("feedproxy_flights_started")
         flight, _ = self._fills.join(f"{key.digest}#{next(self._numbers)}", fly)
         outcome = await self._wait(flight, self._policy.timeout_s + _WAIT_MARGIN_S)
-        fwd: Literal["uri-miss", "stale"] = "uri-miss" if copy is None else "stale"
+        fwd: Fwd = "uri-miss" if copy is None else "stale"
         return await self._told(key, outcome, client, started=True, fwd=fwd, fallback=copy)
 
     async def _fly(self, key: FeedKey, held: Held | None, client: Client) -> tuple[Outcome, bool]:
@@ -363,26 +355,3 @@ async def _conclude(outcome: Outcome) -> None:
 
 def _crashed(error: Exception) -> Outcome:
     return Failed(UpstreamFailure(f"the answer could not be processed ({type(error).__name__})"))
-
-
-def _stale(held: Held, trouble: UpstreamError) -> Answer:
-    return Answer(served=Served.STALE_IF_ERROR, held=held, fwd_status=trouble.upstream_status)
-
-
-def _failed(
-    error: UpstreamError,
-    *,
-    collapsed: bool = False,
-    retry_after_s: float | None = None,
-    detail: str | None = None,
-) -> Answer:
-    refused_here = isinstance(error, UpstreamUnavailable) and error.upstream_status is None
-    forwarded = detail is None and not refused_here
-    return Answer(
-        served=Served.ERROR,
-        error=error.bare(retry_after_s),
-        fwd="uri-miss" if forwarded else None,
-        fwd_status=error.upstream_status if forwarded else None,
-        collapsed=collapsed,
-        detail=detail,
-    )

@@ -19,6 +19,7 @@ from harness.proxy import Proxy, listening_proxy, running_proxy
 from harness.upstream import Upstream
 from harness.valkey import StoreOfTest
 from harness.waiting import until
+from harness.wire import is_owed
 
 ADMIN_TOKEN = "an-admin-token-of-32-characters-x"
 # After so many turns of the loop whatever a unix socket carries has been read at its other end.
@@ -136,7 +137,10 @@ class Way:
 
     @property
     def _busy(self) -> bool:
-        return self.proxy.server is None or bool(self.proxy.server.server_state.tasks)
+        if self.proxy.server is None:
+            return True
+        state = self.proxy.server.server_state
+        return bool(state.tasks) or any(map(is_owed, state.connections))
 
     async def settled(self) -> None:
         """Wait until nothing is being worked on. The upstream must not hold anything back."""

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import asyncio
 
+from proxy.edge import EdgeProtocol
 from proxy.web_server import WebServer
+
+
+def is_owed(protocol: EdgeProtocol) -> bool:
+    """Whether an answer is due on its connection, for which there need be no task."""
+    cycle = protocol.cycle
+    return not (cycle is None or cycle.response_complete or protocol.transport.is_closing())
 
 
 class Wire(asyncio.Transport):
@@ -28,6 +35,7 @@ class Wire(asyncio.Transport):
         self.aborted = False
         self._closing = False
         self._loop = asyncio.get_running_loop()
+        self._written = self._loop.create_future()  # something, the next time
         self.protocol = config.http_protocol_class(config=config, server_state=state, app_state={})
         self.protocol.connection_made(self)
 
@@ -42,8 +50,8 @@ class Wire(asyncio.Transport):
     async def quiet(self) -> None:
         """Wait until no request is being worked on."""
         async with asyncio.timeout(20):
-            while tasks := [task for task in self.protocol.tasks if not self.paused]:
-                await asyncio.wait(tasks)
+            while not self.paused and (self.protocol.tasks or is_owed(self.protocol)):
+                await asyncio.wait(self.protocol.tasks or [self._written])
                 await asyncio.sleep(0)
 
     def end(self) -> None:
@@ -55,6 +63,8 @@ class Wire(asyncio.Transport):
         if self._closing:
             return
         self.sent += data
+        self._written.set_result(None)
+        self._written = self._loop.create_future()
         if not self.reads:
             self.unread_bytes += len(data)
             if self.unread_bytes > self.HIGH_WATER_BYTES and not self.paused:

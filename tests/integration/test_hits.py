@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 import re
 
 import pytest
@@ -30,14 +29,12 @@ class Ways:
     def __init__(self, proxy):
         self.proxy = proxy
         self.short_cuts = 0  # answered at once
-        self.in_time = 0  # answered by a task
         self.short = web_server(proxy.web.app, proxy.settings, self._short_cut)
         self.ordinary = web_server(proxy.web.app, proxy.settings)
 
     def _short_cut(self, data, peer, default_headers):
         answer = self.proxy.web.reading.hits.answer(data, peer, default_headers)
         self.short_cuts += isinstance(answer, bytes)
-        self.in_time += inspect.iscoroutine(answer)
         return answer
 
     async def both(self, *chunks):
