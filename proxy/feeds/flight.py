@@ -189,7 +189,10 @@ class Flights(Generic[T]):
     def _call(self, flight: Flight[T], landed: Landed) -> None:
         """Unless it does not wait any longer, or was called for another reason."""
         if self._take_out(flight, landed):
-            landed()
+            try:
+                landed()
+            except Exception:  # noqa: BLE001  (the last resort: a bug in one must not leave the others waiting)
+                _log.error("waiter_crashed", key=flight.key, exc_info=True)
 
     def _take_out(self, flight: Flight[T], landed: Landed) -> bool:
         """Whether `landed` was still to be called."""

@@ -70,12 +70,14 @@ class Passengers:
             return
 
         def landed() -> None:
-            told = self._landed(key, flight, started=started)
-            if told is None:
-                deliver(anew())
-                return
-            deliver(self._reply(told, key, terms))
-            self._count_later(key, told, self._clock.steady() - asked_at)
+            try:
+                told = self._landed(key, flight, started=started)
+                found = anew() if told is None else self._reply(told, key, terms)
+            except Exception:  # noqa: BLE001  (a bug must not leave those behind waiting: a task tells of it)
+                told, found = None, anew()
+            deliver(found)
+            if told is not None:
+                self._count_later(key, told, self._clock.steady() - asked_at)
 
         self._service.call_when_landed(flight, landed)
 

@@ -6,6 +6,7 @@ decision and none of its business.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Final
 from uuid import UUID
@@ -22,10 +23,17 @@ def refusal(asked: Mapping[str, str], told: Mapping[str, str]) -> str | None:
 
     None: it may be. Else "no-store", "private" or "vary", as Cache-Status says it.
     """
-    request = _request(asked)
-    fresh = _response(200, told)
+    return _refusal(tuple(asked.items()), _storage_directives(told), told.get("vary"))
+
+
+# An upstream says the same in each of its answers.
+@functools.lru_cache(64)
+def _refusal(asked: tuple[tuple[str, str], ...], directives: str, vary: str | None) -> str | None:
+    request = _request(dict(asked))
+    headers = {"cache-control": ", ".join(filter(None, (directives, "max-age=60")))}
+    fresh = hishel.Response(200, hishel.Headers(headers if vary is None else {"vary": vary, **headers}))
     if isinstance(hishel.CacheMiss(_OPTIONS, request).next(fresh), hishel.CouldNotBeStored):
-        return "no-store" if "no-store" in told.get("cache-control", "").lower() else "private"
+        return "no-store" if "no-store" in directives.lower() else "private"
     # What varies on anything beyond the headers of our own making would not be found again.
     reuse = hishel.IdleClient(_OPTIONS).next(request, [hishel.Entry(_NO_ID, request, fresh)])
     return None if isinstance(reuse, hishel.FromCache) else "vary"
@@ -55,12 +63,6 @@ def merged(stored: Mapping[str, str], not_modified: Mapping[str, str]) -> Mappin
 
 def _request(headers: Mapping[str, str]) -> hishel.Request:
     return hishel.Request("GET", _URL, hishel.Headers(dict(headers)))
-
-
-def _response(status: int, told: Mapping[str, str]) -> hishel.Response:
-    directives = ", ".join(filter(None, (_storage_directives(told), "max-age=60")))
-    headers = {"vary": told["vary"]} if "vary" in told else {}
-    return hishel.Response(status, hishel.Headers({**headers, "cache-control": directives}))
 
 
 def _storage_directives(told: Mapping[str, str]) -> str:

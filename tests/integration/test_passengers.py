@@ -1,0 +1,177 @@
+"""Plain questions that wait for a flight below ASGI, without a task each: nothing else becomes of them."""
+
+from __future__ import annotations
+
+import asyncio
+
+import httpx
+import pytest
+
+from harness.corpus import head
+from harness.proxy import feed
+from harness.upstream import json_response
+from harness.waiting import until
+from harness.wire import Wire
+from proxy.feeds.counting import OUTCOMES
+from proxy.web_server import web_server
+
+METHOD = "app.bsky.feed.getAuthorFeed"
+BIG = {"feed": [{"post": {"text": "text " * 40, "n": n}} for n in range(40)]}
+
+
+class Crowd:
+    """Clients of one proxy that ask by connections of their own, and an upstream that answers when told."""
+
+    def __init__(self, proxy, upstream):
+        self.proxy = proxy
+        self.upstream = upstream
+        upstream.answer = lambda _: json_response(BIG)
+        upstream.hold = asyncio.Event()
+        self.server = web_server(proxy.web.app, proxy.settings, proxy.web.reading.hits.answer)
+        self.wires = []
+
+    def ask(self, *fields, target=None):
+        wire = Wire(self.server)
+        wire.protocol.data_received(head("Host: p", *fields, target=target or feed()))
+        self.wires.append(wire)
+        return wire
+
+    async def answers(self):
+        """Of all that asked, once the upstream has answered."""
+        self.upstream.hold.set()
+        for wire in self.wires:
+            await wire.quiet()
+        return [parsed(wire.sent) for wire in self.wires if not wire.is_closing()]
+
+    def counted(self):
+        """How many reads had which outcome."""
+        totals = self.proxy.process.board.totals(self.proxy.clock.steady())
+        counted = {name: totals.sum("feedproxy_requests", METHOD, name) for name in OUTCOMES}
+        return {name: count for name, count in counted.items() if count}
+
+
+def parsed(sent):
+    lines, _, body = bytes(sent).partition(b"\r\n\r\n")
+    status, *fields = lines.decode().split("\r\n")
+    headers = dict(field.split(": ", 1) for field in fields)
+    assert int(headers["content-length"]) == len(body), "one answer, whole"
+    return httpx.Response(int(status.split()[1]), headers=headers, content=body)
+
+
+@pytest.fixture
+async def crowd(start, upstream):
+    async with start(UPSTREAM_TIMEOUT=1) as proxy:
+        await until(lambda: not proxy.web.reading.link.warming)
+        crowd = Crowd(proxy, upstream)
+        yield crowd
+        upstream.hold.set()
+        for wire in crowd.wires:
+            wire.end()
+
+
+async def test_they_share_one_request_and_have_no_tasks(crowd):
+    for _ in range(50):
+        crowd.ask()
+    await until(lambda: crowd.upstream.count == 1)
+    assert crowd.proxy.web.reading.service.followers == 50
+    assert not crowd.server.server_state.tasks
+    first, *others = await crowd.answers()
+    assert {answer.status_code for answer in (first, *others)} == {200}
+    assert {answer.json()["feed"][0]["post"]["n"] for answer in (first, *others)} == {0}
+    assert first.headers["cache-status"] == "feedproxy; fwd=uri-miss; fwd-status=200; stored"
+    assert {answer.headers["cache-status"] for answer in others} == {
+        "feedproxy; fwd=uri-miss; fwd-status=200; stored; collapsed"
+    }
+    assert crowd.upstream.count == 1
+    assert crowd.proxy.web.reading.service.followers == 0
+    assert crowd.server.server_state.total_requests == 50
+
+
+async def test_each_has_the_coding_it_likes(crowd):
+    for _ in range(3):
+        for coding in ("br", "zstd", "gzip", "identity"):
+            crowd.ask(f"Accept-Encoding: {coding}")
+    answers = await crowd.answers()
+    assert [answer.headers.get("content-encoding", "identity") for answer in answers] == [
+        *("br", "zstd", "gzip", "identity") * 3
+    ]
+    assert all(answer.json() == BIG for answer in answers)
+    assert len({answer.headers["etag"] for answer in answers}) == 4
+    assert crowd.upstream.count == 1
+
+
+async def test_a_connection_is_not_idle_while_its_answer_is_waited_for(crowd):
+    wire = crowd.ask()
+    wire.protocol.timeout_keep_alive = 0.05
+    first, *_ = await crowd.answers()
+    assert first.status_code == 200
+    crowd.upstream.hold = asyncio.Event()
+    # The timer of the first answer runs while the second is waited for.
+    wire.sent.clear()
+    wire.protocol.data_received(head("Host: p", target=feed("bob.test")))
+    await until(lambda: crowd.upstream.count == 2)
+    fired = wire.protocol.timeout_keep_alive_task
+    await until(lambda: wire.protocol.timeout_keep_alive_task is not fired)
+    assert not wire.is_closing()
+    (second,) = await crowd.answers()
+    assert second.status_code == 200
+    await until(wire.is_closing)
+
+
+async def test_who_leaves_is_told_nothing_and_takes_nothing_from_others(crowd):
+    leaving = [crowd.ask() for _ in range(5)]
+    staying = [crowd.ask() for _ in range(5)]
+    await until(lambda: crowd.upstream.count == 1)
+    for wire in leaving:
+        wire.end()
+    answers = await crowd.answers()
+    assert [answer.status_code for answer in answers] == [200] * len(staying)
+    assert [bytes(wire.sent) for wire in leaving] == [b""] * 5
+    assert crowd.upstream.count == 1
+
+
+async def test_one_too_many_is_told_to_come_back(crowd, monkeypatch):
+    monkeypatch.setattr("proxy.feeds.flight.MAX_WAITERS", 3)
+    for _ in range(5):
+        crowd.ask()
+    answers = await crowd.answers()
+    assert [answer.status_code for answer in answers] == [200] * 3 + [503] * 2
+    assert all(answer.headers["retry-after"] == "1" for answer in answers[3:])
+
+
+async def test_a_flight_that_never_lands_leaves_nobody_waiting(crowd, monkeypatch):
+    async def stuck(*_args, **_options):
+        await asyncio.get_running_loop().create_future()
+
+    monkeypatch.setattr("proxy.feeds.fill.Filler.fill", stuck)
+    for _ in range(3):
+        crowd.ask()
+    answers = await crowd.answers()
+    assert [answer.status_code for answer in answers] == [504] * 3
+    assert crowd.proxy.web.reading.service.followers == 0
+    crowd.ask()
+    assert crowd.proxy.web.reading.service.flights == 2, "newcomers have a flight of their own"
+
+
+async def test_a_bug_where_replies_are_made_leaves_nobody_waiting(crowd, monkeypatch):
+    def crash(*_args):
+        raise MemoryError("no room")
+
+    monkeypatch.setattr("proxy.feeds.reply.Replies.serve", crash)
+    for _ in range(3):
+        crowd.ask()
+    crowd.upstream.hold.set()
+    for wire in crowd.wires:
+        await wire.quiet()
+    assert [wire.sent[:12] for wire in crowd.wires] == [b"HTTP/1.1 500"] * 3
+    assert crowd.proxy.web.reading.service.followers == 0
+
+
+@pytest.mark.parametrize("status", [200, 500])
+async def test_each_is_counted_once(crowd, status):
+    crowd.upstream.answer = lambda _: json_response(BIG, status=status)
+    for _ in range(20):
+        crowd.ask()
+    await crowd.answers()
+    await until(lambda: sum(crowd.counted().values()) == 20)
+    assert crowd.counted() == ({"miss": 1, "collapsed": 19} if status == 200 else {"error": 20})
