@@ -102,7 +102,7 @@ class Store:
     def _settled(self, script: Script, ticket: Ticket, answer: Any) -> Any:
         """What the caller is told of `answer`, and what it says of the store."""
         if isinstance(answer, AWAY):
-            self._guard.record(ticket, alive=self._is_there(answer))
+            self._guard.failed(ticket, answer, alive=self._is_there(answer))
             return _because(answer, StoreUnavailable(f"{type(answer).__name__} in {script.name}"))
         self._loading = False
         self._guard.record(ticket, alive=True)

@@ -21,6 +21,7 @@ class Guard:
         self._clock = clock
         self._name = name
         self._breaker = Breaker()
+        self._last_cause: BaseException | None = None
 
     @property
     def closed(self) -> bool:
@@ -33,6 +34,17 @@ class Guard:
         if ticket.admission is Admission.REFUSE:
             raise StoreUnavailable("the store has not been answering")
         return ticket
+
+    def failed(self, ticket: Ticket, cause: BaseException | None, *, alive: bool) -> None:
+        """The call has ended without an answer; `alive` as in `record`.
+
+        Calls that travel together fail by one `cause`, and count as one.
+        """
+        if cause is self._last_cause:
+            self.abandon(ticket)
+            return
+        self._last_cause = cause
+        self.record(ticket, alive=alive)
 
     def record(self, ticket: Ticket, *, alive: bool) -> None:
         """The call has ended; whether the store answered, if only to say no."""

@@ -42,7 +42,6 @@ class QueueStore:
     def __init__(self, servers: Servers, clock: Clock) -> None:
         self._servers = servers
         self._guard = Guard(clock, "queue_store")
-        self._last_failure: BaseException | None = None
         self._batches = Batches(servers, TIMEOUT_S, at_a_time=_BATCHES, size=_MAX_BATCH)
 
     @property
@@ -102,7 +101,7 @@ class QueueStore:
         try:
             answer = await self._queued(script, key, args)
         except StoreUnavailable as error:
-            self._note_failure(ticket, error.__cause__)
+            self._guard.failed(ticket, error.__cause__, alive=isinstance(error.__cause__, MOVING))
             raise
         except StoreRefused:
             self._guard.record(ticket, alive=True)
@@ -112,14 +111,6 @@ class QueueStore:
             raise
         self._guard.record(ticket, alive=True)
         return answer
-
-    def _note_failure(self, ticket: Ticket, cause: BaseException | None) -> None:
-        """What befell calls that travelled together is one failure: all of them may be sent again."""
-        if cause is self._last_failure:
-            self._guard.abandon(ticket)
-            return
-        self._last_failure = cause
-        self._guard.record(ticket, alive=isinstance(cause, MOVING))
 
     async def _queued(self, script: Script, key: str, args: Sequence[Any]) -> Any:
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()

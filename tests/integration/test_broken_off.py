@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import socket
 import struct
 
 import pytest
+import redis
 import uvloop
 from pydantic import SecretStr
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from harness.redis_servers import redis_server
 from harness.waiting import until
 from proxy.background import running
 from proxy.clock import SystemClock
 from proxy.errors import StoreUnavailable
 from proxy.store import subscription
 from proxy.store.calls import connection_to
+from proxy.store.connection import connect
 from proxy.store.queue_store import QueueStore, connect_queue
-from proxy.store.scripts import script
+from proxy.store.scripts import Script, script
 from proxy.store.servers import servers_of
 
 LOOK = script("look_entry")
+ANSWER = Script("answer", "return 1", hashlib.sha1(b"return 1").hexdigest())
 
 
 @contextlib.asynccontextmanager
@@ -138,3 +143,19 @@ async def test_work_that_crashed_begins_anew():
 
     async with running(work=work):
         await until(lambda: len(began) == 2)
+
+
+async def test_a_connection_lost_under_many_calls_is_one_failure():
+    """The store is not left alone for it: whoever asks next is answered."""
+    with redis_server() as server, redis.Redis.from_url(server.url) as raw:
+        store = connect(SecretStr(server.url), SystemClock())
+        assert await store.run(ANSWER, ["k"], []) == 1
+        for _ in range(3):
+            calls = [asyncio.create_task(store.run(ANSWER, ["k"], [])) for _ in range(20)]
+            await asyncio.sleep(0)  # they wait for their batch
+            raw.client_kill_filter(_type="normal", skipme=True)
+            answers = await asyncio.gather(*calls, return_exceptions=True)
+            assert {type(answer) for answer in answers} == {StoreUnavailable}
+            assert store.reachable
+            assert await store.run(ANSWER, ["k"], []) == 1
+        await store.aclose()
