@@ -157,7 +157,8 @@ class Hits:
     def _later(self, request: Plain, key: FeedKey, terms: Terms, peer: str | None, deliver: Deliver) -> None:
         """Have the reply to `request` delivered."""
         anew = functools.partial(self._in_time, request, key, terms, peer)
-        if self._spans.kept or not self._actors.allows(key):  # who keeps account wants to know of each task
+        # A span lasts for as long as a task is at it.
+        if self._spans.kept or not self._actors.allows(key):
             deliver(anew())
             return
         start = functools.partial(self._start, request, key, peer)
