@@ -9,7 +9,7 @@ import pytest
 
 from harness.corpus import head
 from harness.proxy import feed
-from harness.upstream import json_response
+from harness.upstream import json_response, xrpc_error
 from harness.waiting import until
 from harness.wire import Wire
 from proxy.feeds.counting import OUTCOMES
@@ -175,3 +175,25 @@ async def test_each_is_counted_once(crowd, status):
     await crowd.answers()
     await until(lambda: sum(crowd.counted().values()) == 20)
     assert crowd.counted() == ({"miss": 1, "collapsed": 19} if status == 200 else {"error": 20})
+
+
+async def test_what_lately_failed_is_not_asked_again(crowd):
+    crowd.upstream.answer = lambda _: xrpc_error(500, "InternalServerError")
+    crowd.ask()
+    await crowd.answers()
+    again = [crowd.ask() for _ in range(3)]
+    assert [answer.status_code for answer in await crowd.answers()] == [502] * 4
+    assert all(b"; detail=failing" in wire.sent for wire in again)
+    assert crowd.upstream.count == 1
+
+
+async def test_what_is_meant_for_one_is_asked_for_by_each(crowd):
+    crowd.upstream.answer = lambda _: json_response(BIG, headers={"cache-control": "private"})
+    for _ in range(3):
+        crowd.ask()
+    await crowd.answers()
+    assert crowd.upstream.count == 3
+    later = [crowd.ask() for _ in range(3)]
+    await crowd.answers()
+    assert crowd.upstream.count == 6
+    assert all(b"; detail=private" in wire.sent and b"collapsed" not in wire.sent for wire in later)
