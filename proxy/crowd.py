@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from proxy.clients import IpNetwork, Trust, address_of, name_of
@@ -19,7 +19,7 @@ class ConnectionLimits:
 
     total: int
     per_client: int
-    trusted: Sequence[IpNetwork] = ()
+    trusted: tuple[IpNetwork, ...] = ()
     _open: int = 0
     _by_client: Counter[str] = field(default_factory=Counter)
 
@@ -49,5 +49,11 @@ class ConnectionLimits:
 
     def _client(self, peer: str | None) -> str | None:
         """The name under which `peer` is counted, None if it is not."""
-        address = None if peer is None else address_of(peer)
-        return None if address is None or Trust(self.trusted).trusts(address) else name_of(address)
+        return None if peer is None else _counted_name(peer, self.trusted)
+
+
+# Most who come have been here before, and each comes and goes.
+@functools.lru_cache(1024)
+def _counted_name(peer: str, trusted: tuple[IpNetwork, ...]) -> str | None:
+    address = address_of(peer)
+    return None if address is None or Trust(trusted).trusts(address) else name_of(address)

@@ -109,6 +109,7 @@ class EdgeProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Give the connection's place back."""
+        self._unset_keepalive_if_required()  # uvicorn leaves it running after a reset
         self._unwatch()
         self._unwatch_reading()
         if self._admitted:

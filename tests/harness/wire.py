@@ -54,10 +54,10 @@ class Wire(asyncio.Transport):
                 await asyncio.wait(self.protocol.tasks or [self._written])
                 await asyncio.sleep(0)
 
-    def end(self) -> None:
-        """The client goes away."""
+    def end(self, error: Exception | None = None) -> None:
+        """The client goes away, by a reset if there is an `error`."""
         self._closing = True
-        self.protocol.connection_lost(None)
+        self.protocol.connection_lost(error)
 
     def write(self, data: bytes) -> None:
         if self._closing:

@@ -130,6 +130,19 @@ async def test_who_leaves_is_told_nothing_and_takes_nothing_from_others(crowd):
     assert crowd.upstream.count == 1
 
 
+async def test_nothing_remains_of_a_connection_that_is_reset(crowd):
+    wire = crowd.ask()
+    await crowd.answers()
+    crowd.upstream.hold = asyncio.Event()
+    wire.protocol.data_received(head("Host: p", target=feed("bob.test")))
+    assert wire.protocol.timeout_keep_alive_task is not None
+    wire.end(ConnectionResetError())
+    assert wire.protocol.timeout_keep_alive_task is None
+    crowd.upstream.hold.set()
+    await until(lambda: not crowd.proxy.web.reading.service.followers)
+    assert crowd.server.server_state.connections == set()
+
+
 async def test_one_too_many_is_told_to_come_back(crowd, monkeypatch):
     monkeypatch.setattr("proxy.feeds.flight.MAX_WAITERS", 3)
     for _ in range(5):
