@@ -118,6 +118,17 @@ async def test_a_connection_is_not_idle_while_its_answer_is_waited_for(crowd):
     await until(wire.is_closing)
 
 
+async def test_half_a_head_that_came_meanwhile_has_its_time_and_no_more(crowd, monkeypatch):
+    monkeypatch.setattr("proxy.edge.HEAD_S", 1.0)
+    wire = crowd.ask()
+    wire.protocol.data_received(head("Host: p")[:20])
+    (answer,) = await crowd.answers()
+    assert answer.status_code == 200
+    wire.sent.clear()
+    await until(wire.is_closing)
+    assert wire.sent.startswith(b"HTTP/1.1 408 ")
+
+
 async def test_who_leaves_is_told_nothing_and_takes_nothing_from_others(crowd):
     leaving = [crowd.ask() for _ in range(5)]
     staying = [crowd.ask() for _ in range(5)]
@@ -127,6 +138,7 @@ async def test_who_leaves_is_told_nothing_and_takes_nothing_from_others(crowd):
     answers = await crowd.answers()
     assert [answer.status_code for answer in answers] == [200] * len(staying)
     assert [bytes(wire.sent) for wire in leaving] == [b""] * 5
+    assert crowd.server.server_state.total_requests == len(staying)
     assert crowd.upstream.count == 1
 
 
