@@ -156,7 +156,7 @@ class ShortCutProtocol(EdgeProtocol):
         """Send the answer in one piece, and go on with what has come meanwhile."""
         self.transport.write(reply.as_sent(self.server_state.default_headers, last=not cycle.keep_alive))
         cycle.response_started = cycle.response_complete = True
-        if cycle.keep_alive and self._part is Part.IDLE and not (self.pipeline or self._held_back):
+        if cycle.keep_alive and self._part is Part.IDLE and not self.pipeline:
             self._answered()
             return
         if not cycle.keep_alive:

@@ -13,6 +13,7 @@ from harness.upstream import json_response, xrpc_error
 from harness.waiting import until
 from harness.wire import Wire
 from proxy.feeds.counting import OUTCOMES
+from proxy.feeds.reply import Reply
 from proxy.web_server import web_server
 
 METHOD = "app.bsky.feed.getAuthorFeed"
@@ -98,6 +99,15 @@ async def test_each_has_the_coding_it_likes(crowd):
     assert all(answer.json() == BIG for answer in answers)
     assert len({answer.headers["etag"] for answer in answers}) == 4
     assert crowd.upstream.count == 1
+
+
+def test_a_reply_that_is_shared_has_the_head_of_the_moment():
+    reply = Reply(200, [(b"age", b"0")], b"body")
+    for date in (b"now", b"now", b"later"):
+        told = reply.as_sent([(b"date", date)])
+        assert told == b"HTTP/1.1 200 OK\r\ndate: %b\r\nage: 0\r\n\r\nbody" % date
+    last = reply.as_sent([(b"date", b"later")], last=True)
+    assert last == b"HTTP/1.1 200 OK\r\ndate: later\r\nage: 0\r\nconnection: close\r\n\r\nbody"
 
 
 async def test_a_connection_is_not_idle_while_its_answer_is_waited_for(crowd):
@@ -190,6 +200,18 @@ async def test_a_bug_where_replies_are_made_leaves_nobody_waiting(crowd, monkeyp
         await wire.quiet()
     assert [wire.sent[:12] for wire in crowd.wires] == [b"HTTP/1.1 500"] * 3
     assert crowd.proxy.web.reading.service.followers == 0
+
+
+async def test_one_who_cannot_be_told_takes_nothing_from_others(crowd, monkeypatch):
+    def crash(_data):
+        raise RuntimeError("the handler is closed")
+
+    first, *others = [crowd.ask() for _ in range(3)]
+    monkeypatch.setattr(first, "write", crash)
+    crowd.upstream.hold.set()
+    for wire in others:
+        await wire.quiet()
+    assert [parsed(wire.sent).status_code for wire in others] == [200, 200]
 
 
 @pytest.mark.parametrize("status", [200, 500])

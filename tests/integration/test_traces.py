@@ -95,5 +95,6 @@ async def test_spans_are_sent_to_a_collector(upstream, tmp_path, monkeypatch):
             assert client.parent_span_id == server.span_id
             assert client.span_id.hex() == told.span_id
             assert server.parent_span_id == b""
+            assert server.end_time_unix_nano > client.end_time_unix_nano
             assert await asyncio.to_thread(serve.terminate) == 0
             assert "opentelemetry" not in serve.log_text()
