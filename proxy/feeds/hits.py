@@ -36,6 +36,8 @@ from proxy.tracing import Spans, Trace, answering
 _TARGET = re.compile(rb"/xrpc/([A-Za-z0-9.-]{1,320})/?(?:\?([A-Za-z0-9._~!$&'()*+,;=:@/?%-]*))?")
 # What an entry of a table costs besides its bytes.
 _OVERHEAD_BYTES: Final = 400
+# So many texts are kept of a target: as it came, and those that its key has of it.
+_TEXTS_OF_TARGET: Final = 5
 
 # Has the answer delivered when it is found.
 Later = Callable[[Deliver], None]
@@ -149,9 +151,10 @@ class Hits:
             key = canonical_key(nsid, match[2] or b"", labelers=None, language=None)
         except Rejected:
             return None
-        self._see_to_room(len(target))
+        text_bytes = _TEXTS_OF_TARGET * len(target)
+        self._see_to_room(text_bytes)
         self._keys[target] = key
-        self._size_bytes += len(target) + _OVERHEAD_BYTES
+        self._size_bytes += text_bytes + _OVERHEAD_BYTES
         return key
 
     def _later(self, request: Plain, key: FeedKey, terms: Terms, peer: str | None, deliver: Deliver) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import tracemalloc
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -297,6 +298,25 @@ async def test_what_is_remembered_of_strangers_is_bounded(start, upstream):
             largest = max(largest, hits.size_bytes)
         assert forgot >= 2
         assert 100_000 < largest <= 2**20 // 8
+
+
+@pytest.mark.parametrize("posts", [1, 25])
+async def test_questions_take_up_about_as_much_as_is_counted(start, posts):
+    """However long they are: answered or not, they are what a stranger can send most of."""
+
+    def asked(number):
+        uris = (f"uris=at://did:plc:{number:024}/app.bsky.feed.post/{'x' * 60}{n}" for n in range(posts))
+        return head("Host: p", target=f"/xrpc/app.bsky.feed.getPosts?{'&'.join(uris)}")
+
+    async with start() as proxy:
+        hits = proxy.web.reading.hits
+        tracemalloc.start()
+        before = tracemalloc.get_traced_memory()[0], hits.size_bytes
+        for number in range(200):
+            assert hits.answer(asked(number), "127.0.0.1", []) is not None
+        taken = tracemalloc.get_traced_memory()[0] - before[0]
+        tracemalloc.stop()
+        assert taken < 1.3 * (hits.size_bytes - before[1])
 
 
 async def test_an_answer_too_large_to_be_kept_ready_is_sent(start, upstream):
