@@ -91,10 +91,14 @@ class FeedService:
         return self._fills.joinable(key.digest) if self._is_plain_miss(key) else None
 
     def start(self, key: FeedKey, client: Client) -> Flight[Outcome] | None:
-        """Such a flight, started now for `client`; None if more than a flight decides, or nobody may wait."""
-        if not self._is_plain_miss(key) or self._fills.full:
+        """Such a flight, started now for `client`.
+
+        None if more than a flight decides, nobody may wait, or `client` would be refused.
+        """
+        asker = _asker(client)
+        if not self._is_plain_miss(key) or self._fills.full or self._appview.spent_for_s(asker) > 0:
             return None
-        return self._join(key, None, _asker(client))[0]
+        return self._join(key, None, asker)[0]
 
     def call_when_landed(self, flight: Flight[Outcome], landed: Landed) -> None:
         """Have `landed` called when it is time to ask for `landed_answer`."""
@@ -322,12 +326,16 @@ class FeedService:
         while True:
             flight, started = self._join(key, held, _asker(client))
             outcome = await self._wait(flight, max(0.0, latest - self._clock.steady()))
-            of_another = isinstance(outcome, Failed) and isinstance(outcome.error, ShareSpent) and not started
-            if not of_another:
+            refused = isinstance(outcome, Failed) and isinstance(outcome.error, ShareSpent)
+            if not refused or started or flight.key != key.digest:
                 return outcome, started
 
     def _join(self, key: FeedKey, held: Held | None, asker: Asker) -> tuple[Flight[Outcome], bool]:
-        flight, started = self._fills.join(key.digest, lambda: self._filler.fill(key, held, asker))
+        name = key.digest
+        if self._fills.joinable(name) is None and self._appview.spent_for_s(asker) > 0:
+            # This one will be refused: whoever would not be must not have to wait for that.
+            name = f"{name}@{asker.client}"
+        flight, started = self._fills.join(name, lambda: self._filler.fill(key, held, asker))
         if started:
             self._tally.add("feedproxy_flights_started")
         return flight, started

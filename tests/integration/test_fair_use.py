@@ -36,6 +36,11 @@ async def spend(proxy, client=ONE, count=SHARE):
     )
 
 
+def flights(proxy):
+    """How many were started."""
+    return proxy.process.board.totals(proxy.clock.steady()).sum("feedproxy_flights_started")
+
+
 @pytest.fixture
 def share(start, clock):
     """A proxy that lets each client ask for a few feeds a minute."""
@@ -103,6 +108,21 @@ async def test_hits_and_followers_and_refreshes_cost_nothing(share, upstream):
             *(proxy.get(feed("new.test"), x_forwarded_for=client) for client in (OTHER, ONE, ONE))
         )
         assert [answer.status_code for answer in both] == [200] * 3
+
+
+async def test_nobody_waits_while_one_is_refused_again_and_again(share, upstream):
+    """Whose questions came first, many of them: the others would wait for each of these to be refused."""
+    async with share() as proxy:
+        await spend(proxy)
+        assert await ask(proxy, [feed("refused.test")]) == [429]
+        before = flights(proxy)
+        askers = [ONE] * 20 + [OTHER] * 5
+        answers = [proxy.get(feed("wanted.test"), x_forwarded_for=client) for client in askers]
+        statuses = [answer.status_code for answer in await asyncio.gather(*answers)]
+        assert statuses[20:] == [200] * 5
+        assert set(statuses[:20]) <= {429, 200}
+        assert flights(proxy) - before <= 2
+        assert upstream.count == SHARE + 1
 
 
 async def test_every_request_counts_whatever_comes_of_it(share, upstream):
