@@ -84,7 +84,7 @@ class Flights(Generic[T]):
         flight = Flight(key, self._clock.steady())
         self._by_key[key] = flight
         loop = asyncio.get_running_loop()
-        flight.overdue = loop.call_later(self._max_age_s, self._call_all, flight)
+        flight.overdue = loop.call_later(self._max_age_s, self._leave, flight)
         flight.task = asyncio.create_task(self._run(flight, fly), name=f"flight {key[:80]}")
         self._tasks.add(flight.task)
         flight.task.add_done_callback(self._tasks.discard)
@@ -161,8 +161,7 @@ class Flights(Generic[T]):
             flight.outcome = self._crashed(error)
         finally:
             # Off the table before anyone is called: who comes now starts anew or finds the stored answer.
-            if self._by_key.get(flight.key) is flight:
-                del self._by_key[flight.key]
+            self._take_off(flight)
             self._flying.discard(flight)
             if flight.overdue is not None:
                 flight.overdue.cancel()
@@ -174,6 +173,15 @@ class Flights(Generic[T]):
 
     def _is_too_old(self, flight: Flight[T]) -> bool:
         return self._clock.steady() - flight.started_at > self._max_age_s
+
+    def _leave(self, flight: Flight[T]) -> None:
+        """To itself. Whoever joined it later would be called by nobody."""
+        self._take_off(flight)
+        self._call_all(flight)
+
+    def _take_off(self, flight: Flight[T]) -> None:
+        if self._by_key.get(flight.key) is flight:
+            del self._by_key[flight.key]
 
     def _call_all(self, flight: Flight[T]) -> None:
         for landed in list(flight.waiters):

@@ -13,6 +13,7 @@ from harness.upstream import json_response, xrpc_error
 from harness.waiting import until
 from harness.wire import Wire
 from proxy.feeds.counting import OUTCOMES
+from proxy.feeds.flight import Flights
 from proxy.feeds.reply import Reply
 from proxy.web_server import web_server
 
@@ -186,6 +187,19 @@ async def test_a_flight_that_never_lands_leaves_nobody_waiting(crowd, monkeypatc
     assert crowd.proxy.web.reading.service.followers == 0
     crowd.ask()
     assert crowd.proxy.web.reading.service.flights == 2, "newcomers have a flight of their own"
+
+
+async def test_nobody_joins_a_flight_whose_waiters_were_called(clock):
+    """The loop's timer may fire before the clock says that it is time: nothing would call who joins then."""
+    flights = Flights(clock, max_age_s=0.01, crashed=str)
+    called = asyncio.Event()
+    flight, _ = flights.join("a key", asyncio.get_running_loop().create_future)
+    flights.call_when_landed(flight, called.set)
+    await called.wait()
+    assert flights.joinable("a key") is None
+    _, started = flights.join("a key", asyncio.get_running_loop().create_future)
+    assert started
+    await flights.drain(0)
 
 
 async def test_a_bug_where_replies_are_made_leaves_nobody_waiting(crowd, monkeypatch):
