@@ -27,9 +27,11 @@ class Reply(Protocol):
 
 # Takes an answer, or what will find it.
 Deliver = Callable[[Reply | Coroutine[Any, Any, Reply]], None]
-# The answer to what was received, whole or by a call that has it delivered; None if that is not one plain
-# request. The other arguments are the peer's address and the headers that begin every head.
-ShortCut = Callable[[bytes, str | None, Headers], bytes | Callable[[Deliver], None] | None]
+# Has an answer delivered; the result, if any, calls that off.
+Later = Callable[[Deliver], Callable[[], None] | None]
+# The answer to what was received, whole or in time; None if that is not one plain request. The other
+# arguments are the peer's address and the headers that begin every head.
+ShortCut = Callable[[bytes, str | None, Headers], bytes | Later | None]
 
 
 class ShortCutConfig(EdgeConfig):
@@ -53,12 +55,20 @@ class ShortCutProtocol(EdgeProtocol):
         super().__init__(config, server_state, app_state, _loop)
         self._short_cut: ShortCut | None = config.short_cut
         self._heard_at = 0.0  # by the loop's clock, the last request that took the short cut
+        self._call_off: Callable[[], None] | None = None  # while an answer is waited for
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Whose connection is refused gets no answers."""
         super().connection_made(transport)
         if not self._admitted:
             self._short_cut = None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Whoever has left takes up no room among those who wait."""
+        if self._call_off is not None:
+            self._call_off()
+            self._call_off = None
+        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Take the short cut, or leave it to the parser."""
@@ -112,7 +122,7 @@ class ShortCutProtocol(EdgeProtocol):
                 self.timeout_keep_alive, self.timeout_keep_alive_handler
             )
 
-    def _answer_in_time(self, later: Callable[[Deliver], None]) -> None:
+    def _answer_in_time(self, later: Later) -> None:
         """It is the client who waits.
 
         For what comes meanwhile this is a request like any other: it has a cycle, which says whether the
@@ -132,9 +142,10 @@ class ShortCutProtocol(EdgeProtocol):
             keep_alive=True,
             on_response=self.on_response_complete,
         )
-        later(functools.partial(self._deliver, cycle))
+        self._call_off = later(functools.partial(self._deliver, cycle))
 
     def _deliver(self, cycle: RequestResponseCycle, found: Reply | Coroutine[Any, Any, Reply]) -> None:
+        self._call_off = None
         if isinstance(found, Coroutine):
             task = self.loop.create_task(self._find(cycle, found))
             self.tasks.add(task)

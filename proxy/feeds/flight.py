@@ -107,6 +107,10 @@ class Flights(Generic[T]):
         flight.waiters[landed] = None
         self._waiting += 1
 
+    def call_off(self, flight: Flight[T], landed: Landed) -> None:
+        """Do not call `landed` any more."""
+        self._take_out(flight, landed)
+
     async def wait(self, flight: Flight[T], timeout_s: float) -> T:
         """The outcome of `flight`.
 

@@ -39,8 +39,8 @@ _OVERHEAD_BYTES: Final = 400
 # So many texts are kept of a target: as it came, and those that its key has of it.
 _TEXTS_OF_TARGET: Final = 5
 
-# Has the answer delivered when it is found.
-Later = Callable[[Deliver], None]
+# Has the answer delivered when it is found; the result, if any, calls that off.
+Later = Callable[[Deliver], Callable[[], None] | None]
 
 
 @dataclass(slots=True)
@@ -157,15 +157,17 @@ class Hits:
         self._size_bytes += text_bytes + _OVERHEAD_BYTES
         return key
 
-    def _later(self, request: Plain, key: FeedKey, terms: Terms, peer: str | None, deliver: Deliver) -> None:
-        """Have the reply to `request` delivered."""
+    def _later(
+        self, request: Plain, key: FeedKey, terms: Terms, peer: str | None, deliver: Deliver
+    ) -> Callable[[], None] | None:
+        """See Later."""
         anew = functools.partial(self._in_time, request, key, terms, peer)
         # A span lasts for as long as a task is at it.
         if self._spans.kept or not self._actors.allows(key):
             deliver(anew())
-            return
+            return None
         start = functools.partial(self._start, request, key, peer)
-        self._passengers.board(key, terms, start=start, anew=anew, deliver=deliver)
+        return self._passengers.board(key, terms, start=start, anew=anew, deliver=deliver)
 
     def _start(self, request: Plain, key: FeedKey, peer: str | None) -> Flight[Outcome] | None:
         with self._answering(request):

@@ -6,6 +6,7 @@ A front page brings hundreds of them at once. They are called when it has landed
 from __future__ import annotations
 
 import asyncio
+import functools
 import math
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
@@ -46,6 +47,8 @@ class Passengers:
         self._reads = reads
         self._clock = clock
         self._told: WeakKeyDictionary[Flight[Outcome], _Told] = WeakKeyDictionary()
+        # When who has left had asked, and whether that started the flight.
+        self._left: WeakKeyDictionary[Flight[Outcome], list[tuple[float, bool]]] = WeakKeyDictionary()
 
     def board(
         self,
@@ -55,8 +58,8 @@ class Passengers:
         start: Callable[[], Flight[Outcome] | None],
         anew: Callable[[], Coroutine[Any, Any, Reply]],
         deliver: Deliver,
-    ) -> None:
-        """Have the reply to `key` on these `terms` delivered.
+    ) -> Callable[[], None] | None:
+        """Have the reply to `key` on these `terms` delivered; the result, if any, is for who leaves before.
 
         `start` starts a flight unless one is under way, or more than a flight decides. Then, and if what it
         brings is not for everyone, the reply is found by what `anew` makes.
@@ -67,7 +70,7 @@ class Passengers:
         flight = flight or start()
         if flight is None:
             deliver(anew())
-            return
+            return None
 
         def landed() -> None:
             try:
@@ -79,7 +82,13 @@ class Passengers:
             if told is not None:
                 self._count_later(key, told, self._clock.steady() - asked_at)
 
-        self._service.call_when_landed(flight, landed)
+        call_off = self._service.call_when_landed(flight, landed)
+
+        def leave() -> None:
+            call_off()
+            self._count_when_landed(key, flight, asked_at, started=started)
+
+        return leave
 
     def _landed(self, key: FeedKey, flight: Flight[Outcome], *, started: bool) -> _Told | None:
         if started:
@@ -100,6 +109,22 @@ class Passengers:
         if reply is None:
             reply = told.replies[terms, age_s] = self._replies.reply(told.answer, key.nsid, terms)
         return reply
+
+    def _count_when_landed(
+        self, key: FeedKey, flight: Flight[Outcome], asked_at: float, *, started: bool
+    ) -> None:
+        """Count one who has left, as what it would have been told."""
+        left = self._left.get(flight)
+        if left is None:
+            left = self._left[flight] = []
+            self._service.call_when_landed(flight, functools.partial(self._count_left, key, flight, left))
+        left.append((asked_at, started))
+
+    def _count_left(self, key: FeedKey, flight: Flight[Outcome], left: list[tuple[float, bool]]) -> None:
+        for asked_at, started in left:
+            told = self._landed(key, flight, started=started)
+            if told is not None:
+                self._reads.answered(key.nsid, told.answer, self._clock.steady() - asked_at)
 
     def _count_later(self, key: FeedKey, told: _Told, took_s: float) -> None:
         """Count one more once all who are called now have been told."""

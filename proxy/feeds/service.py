@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -100,9 +101,10 @@ class FeedService:
             return None
         return self._join(key, None, asker)[0]
 
-    def call_when_landed(self, flight: Flight[Outcome], landed: Landed) -> None:
-        """Have `landed` called when it is time to ask for `landed_answer`."""
+    def call_when_landed(self, flight: Flight[Outcome], landed: Landed) -> Callable[[], None]:
+        """Have `landed` called when it is time to ask for `landed_answer`; the result calls that off."""
         self._fills.call_when_landed(flight, landed)
+        return functools.partial(self._fills.call_off, flight, landed)
 
     def landed_answer(self, key: FeedKey, flight: Flight[Outcome], *, started: bool) -> Answer | None:
         """What those are told who have `started` or joined `flight` for `key`; None if each asks anew."""

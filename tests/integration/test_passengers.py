@@ -146,10 +146,13 @@ async def test_who_leaves_is_told_nothing_and_takes_nothing_from_others(crowd):
     await until(lambda: crowd.upstream.count == 1)
     for wire in leaving:
         wire.end()
+    assert crowd.proxy.web.reading.service.followers == len(staying) + 1, "one counts those who left"
     answers = await crowd.answers()
     assert [answer.status_code for answer in answers] == [200] * len(staying)
     assert [bytes(wire.sent) for wire in leaving] == [b""] * 5
     assert crowd.server.server_state.total_requests == len(staying)
+    await until(lambda: sum(crowd.counted().values()) == 10)
+    assert crowd.counted() == {"miss": 1, "collapsed": 9}
     assert crowd.upstream.count == 1
 
 
@@ -164,6 +167,15 @@ async def test_nothing_remains_of_a_connection_that_is_reset(crowd):
     crowd.upstream.hold.set()
     await until(lambda: not crowd.proxy.web.reading.service.followers)
     assert crowd.server.server_state.connections == set()
+
+
+async def test_who_left_takes_no_place_from_others(crowd, monkeypatch):
+    monkeypatch.setattr("proxy.feeds.flight.MAX_WAITERS", 3)
+    for _ in range(20):
+        crowd.ask().end(ConnectionResetError())
+    crowd.ask()
+    crowd.ask(target=feed("bob.test"))
+    assert [answer.status_code for answer in await crowd.answers()] == [200, 200]
 
 
 async def test_one_too_many_is_told_to_come_back(crowd, monkeypatch):
