@@ -89,6 +89,6 @@ def failed(
         error=error.bare(retry_after_s),
         fwd="uri-miss" if forwarded else None,
         fwd_status=error.upstream_status if forwarded else None,
-        collapsed=collapsed,
+        collapsed=collapsed and forwarded,
         detail=detail,
     )

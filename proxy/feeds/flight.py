@@ -83,6 +83,7 @@ class Flights(Generic[T]):
             return flight, False
         flight = Flight(key, self._clock.steady())
         self._by_key[key] = flight
+        self._flying.add(flight)
         loop = asyncio.get_running_loop()
         flight.overdue = loop.call_later(self._max_age_s, self._leave, flight)
         flight.task = asyncio.create_task(self._run(flight, fly), name=f"flight {key[:80]}")
@@ -156,7 +157,6 @@ class Flights(Generic[T]):
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _run(self, flight: Flight[T], fly: Callable[[], Awaitable[T]]) -> None:
-        self._flying.add(flight)
         crash: Exception | None = None
         try:
             flight.outcome = await fly()

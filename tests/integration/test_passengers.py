@@ -270,3 +270,19 @@ async def test_what_is_meant_for_one_is_asked_for_by_each(crowd):
     await crowd.answers()
     assert crowd.upstream.count == 6
     assert all(b"; detail=private" in wire.sent and b"collapsed" not in wire.sent for wire in later)
+
+
+async def test_a_refusal_is_not_told_as_a_request_that_was_shared(crowd):
+    """Nothing was forwarded (RFC 9211 §2.7)."""
+    crowd.proxy.web.reading.gate.hold_off(3600)
+    for _ in range(3):
+        crowd.ask()
+    answers = await crowd.answers()
+    assert [answer.status_code for answer in answers] == [503] * 3
+    assert {answer.headers["cache-status"] for answer in answers} == {"feedproxy"}
+
+
+async def test_who_asks_in_the_last_moment_is_answered_when_there_is_no_more_time(crowd):
+    crowd.ask()
+    crowd.proxy.web.give_up()
+    assert parsed(crowd.wires[0].sent).status_code == 504
