@@ -145,7 +145,7 @@ class Flights(Generic[T]):
     def give_up(self) -> None:
         """Call everyone who waits, with or without an outcome, and let nobody wait: there is no more time."""
         self._given_up = True
-        for flight in self._flying:
+        for flight in list(self._flying):
             self._call_all(flight)
 
     async def drain(self, grace_s: float) -> None:
