@@ -26,10 +26,11 @@ from proxy.feeds.key import FeedKey, canonical_key
 from proxy.feeds.memory import MemoryCache
 from proxy.feeds.methods import METHODS
 from proxy.feeds.outcome import Outcome
-from proxy.feeds.passengers import Deliver, Passengers
+from proxy.feeds.passengers import Passengers
 from proxy.feeds.plain import Plain, plain
 from proxy.feeds.reply import Replies, Reply, Terms
 from proxy.feeds.service import FeedService
+from proxy.short_cut import Deliver, Later
 from proxy.tracing import Spans, Trace, answering
 
 # Of other characters, parsers have different views.
@@ -38,9 +39,6 @@ _TARGET = re.compile(rb"/xrpc/([A-Za-z0-9.-]{1,320})/?(?:\?([A-Za-z0-9._~!$&'()*
 _OVERHEAD_BYTES: Final = 400
 # So many texts are kept of a target: as it came, and those that its key has of it.
 _TEXTS_OF_TARGET: Final = 5
-
-# Has the answer delivered when it is found; the result, if any, calls that off.
-Later = Callable[[Deliver], Callable[[], None] | None]
 
 
 @dataclass(slots=True)
@@ -160,7 +158,7 @@ class Hits:
     def _later(
         self, request: Plain, key: FeedKey, terms: Terms, peer: str | None, deliver: Deliver
     ) -> Callable[[], None] | None:
-        """See Later."""
+        """See Later in short_cut."""
         anew = functools.partial(self._in_time, request, key, terms, peer)
         # A span lasts for as long as a task is at it.
         if self._spans.kept or not self._actors.allows(key):

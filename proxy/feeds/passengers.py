@@ -21,9 +21,7 @@ from proxy.feeds.key import FeedKey
 from proxy.feeds.outcome import Outcome
 from proxy.feeds.reply import Replies, Reply, Terms
 from proxy.feeds.service import FeedService
-
-# Takes a reply, or what will find it.
-Deliver = Callable[[Reply | Coroutine[Any, Any, Reply]], None]
+from proxy.short_cut import Deliver
 
 
 @dataclass(slots=True)
